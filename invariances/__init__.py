@@ -1,0 +1,64 @@
+"""What does this layer of my network know, and what does it ignore?
+
+One street, walked once: images -> representation z = Φ(x) and autoencoder z̄ = E(x) -> feature cache
+-> conditional flow t: z̄ | z <-> v ~ N(0, I) -> interpreter -> evaluation -> report.
+
+    import invariances
+    interpreter = invariances.fit("resnet50", "layer4", autoencoder, "photos/")
+    samples = interpreter.sample(images, n=8)
+    invariances.save_grid(samples, "samples.png")
+
+Names are imported when first used, so that `import invariances` needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .autoencoder import load_autoencoder
+    from .data.images import load_images
+    from .errors import UserError
+    from .flow import ConditionalFlow
+    from .interpreter import Interpreter
+    from .report import save_grid
+    from .representation import Representation
+    from .training import fit
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "ConditionalFlow": "flow",
+    "Interpreter": "interpreter",
+    "Representation": "representation",
+    "UserError": "errors",
+    "fit": "training",
+    "load_autoencoder": "autoencoder",
+    "load_images": "data.images",
+    "save_grid": "report",
+}
+_MODULES = {"autoencoder", "data", "evaluation", "experiments", "flow", "zoo"}
+
+__all__ = [
+    "ConditionalFlow",
+    "Interpreter",
+    "Representation",
+    "UserError",
+    "fit",
+    "load_autoencoder",
+    "load_images",
+    "save_grid",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})
