@@ -1,0 +1,175 @@
+"""The conditional invertible network t: latent z̄ given representation z ↔ invariance v ~ N(0, I)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .embedder import VECTOR_DEPTH, Embedder
+from .layers import FlowBlock
+
+
+class ConditionalFlow(nn.Module):
+    """v = t(z̄ | z), with log p(z̄ | z) = log N(v; 0, I) + log |det ∂v/∂z̄|.
+
+    `blocks` times ActNorm, double affine coupling and a fixed random permutation, each block told the
+    embedded representation. What v says, z̄ knows and z does not: the invariances of the layer.
+
+    Latents and invariances are (N, D), or (N, D, 1, 1); representations are (N, C) or (N, C, H, W),
+    vectors also (N, C, 1, 1). Values between blocks are held within ±1e12, so that even a representation
+    far from all training data gives finite samples. Source: Rombach et al. 2020, section 3.2.
+
+    Args:
+        latent_dim: D, at least 2.
+        representation_shape: (C,) or (C, H, W), without batch; () or None for an unconditional flow.
+        blocks: number of blocks.
+        width: of the hidden layers of the coupling's nets.
+        depth: number of their hidden layers, width to width, after the first.
+        embedder_depth: widths, ends included, of a vector's embedder (4; the published flow on the
+            average-pooled AnimalFaces ResNet has 6). Maps need no number: see `MapEmbedder`.
+
+    Raises:
+        UserError: where a size is impossible, or a tensor has another shape than announced here.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        representation_shape: Sequence[int] | None = (),
+        blocks: int = 20,
+        width: int = 1024,
+        depth: int = 2,
+        embedder_depth: int = VECTOR_DEPTH,
+    ) -> None:
+        super().__init__()
+        shape = [int(size) for size in representation_shape or ()]
+        if len(shape) == 3 and shape[1:] == [1, 1]:
+            shape = shape[:1]
+        _check(latent_dim, shape, blocks, width, depth, embedder_depth)
+        self.latent_dim = latent_dim
+        self.representation_shape = tuple(shape)
+        self.config: dict[str, Any] = {
+            "latent_dim": latent_dim,
+            "representation_shape": shape,
+            "blocks": blocks,
+            "width": width,
+            "depth": depth,
+            "embedder_depth": embedder_depth,
+        }
+        self.embedder = Embedder(shape, latent_dim, embedder_depth)
+        self.blocks = nn.ModuleList(
+            FlowBlock(latent_dim, self.embedder.outputs, width, depth) for _ in range(blocks)
+        )
+
+    def forward(self, latent: Tensor, representation: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """(invariance (N, D), log |det| (N,)) of latents (N, D) given their representations."""
+        x = self._vectors(latent, "latent")
+        condition = self._condition(representation, len(x))
+        log_det = x.new_zeros(len(x))
+        for block in self.blocks:
+            x, block_log_det = block(x, condition)
+            log_det = log_det + block_log_det
+        return x, log_det
+
+    def inverse(self, invariance: Tensor, representation: Tensor | None = None) -> Tensor:
+        """The latents (N, D) whose invariances (N, D), given the representations, these are."""
+        y = self._vectors(invariance, "invariance")
+        return self._inverse(y, self._condition(representation, len(y)))
+
+    def log_prob(self, latent: Tensor, representation: Tensor | None = None) -> Tensor:
+        """log p(z̄ | z) in nats: −½‖v‖² − D/2 · log 2π + log |det|; (N,)."""
+        invariance, log_det = self(latent, representation)
+        constant = 0.5 * self.latent_dim * math.log(2 * math.pi)
+        return log_det - 0.5 * invariance.square().sum(dim=1) - constant
+
+    @torch.no_grad()
+    def sample(
+        self,
+        representation: Tensor | None = None,
+        n: int = 1,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """z̄ = t⁻¹(temperature · ε | z), ε ~ N(0, I): n latents for each representation; (N, n, D).
+
+        Args:
+            representation: (N, C) or (N, C, H, W); None for an unconditional flow (then N = 1).
+            n: samples for each.
+            temperature: standard deviation of the invariances; 0 gives the most typical latent.
+            generator: source of ε; on the flow's device or on the CPU.
+        """
+        embedding = self.embed(representation)
+        count = len(embedding) * n
+        weight = self._weight()
+        device = weight.device if generator is None else generator.device
+        noise = torch.randn(count, self.latent_dim, generator=generator, device=device, dtype=weight.dtype)
+        condition = embedding.repeat_interleave(n, dim=0)
+        latents = self._inverse(temperature * noise.to(weight.device), condition)
+        return latents.view(len(embedding), n, self.latent_dim)
+
+    def embed(self, representation: Tensor | None = None) -> Tensor:
+        """The embedded representations (N, D); (N, 0) where the flow has none."""
+        if not self.representation_shape:
+            return self._weight().new_zeros(1 if representation is None else len(representation), 0)
+        expected = self.representation_shape
+        if representation is None:
+            raise UserError(f"this flow needs a representation of shape {('N', *expected)}; none was given.")
+        z = representation
+        if len(expected) == 1 and z.dim() == 4 and z.shape[2:] == (1, 1):
+            z = z.flatten(1)
+        if tuple(z.shape[1:]) != expected:
+            raise UserError(
+                f"the representation has shape {tuple(z.shape)}, but this flow was built for "
+                f"{('N', *expected)}; use the layer and network that it was trained for."
+            )
+        embedding: Tensor = self.embedder(z.to(self._weight().dtype))
+        return embedding
+
+    def _inverse(self, y: Tensor, condition: Tensor) -> Tensor:
+        for block in reversed(self.blocks):
+            y = block.inverse(y, condition)
+        return y
+
+    def _condition(self, representation: Tensor | None, count: int) -> Tensor:
+        condition = self.embed(representation)
+        if len(condition) == count:
+            return condition
+        if not self.representation_shape or len(condition) == 1:
+            return condition.expand(count, -1)
+        raise UserError(
+            f"{len(condition)} representations were given for {count} latents; give one for each, or one for all."
+        )
+
+    def _vectors(self, x: Tensor, name: str) -> Tensor:
+        if x.dim() == 4 and x.shape[2:] == (1, 1):
+            x = x.flatten(1)
+        if x.dim() != 2 or x.shape[1] != self.latent_dim:
+            raise UserError(
+                f"the {name} has shape {tuple(x.shape)}, but this flow works on (N, {self.latent_dim})."
+            )
+        return x.to(self._weight().dtype)
+
+    def _weight(self) -> Tensor:
+        """Any parameter, for its device and dtype."""
+        return next(self.blocks.parameters())
+
+
+def _check(
+    latent_dim: int, shape: list[int], blocks: int, width: int, depth: int, embedder_depth: int
+) -> None:
+    if latent_dim < 2:
+        raise UserError(f"latent_dim is {latent_dim}, but a coupling needs two halves; give at least 2.")
+    if len(shape) not in (0, 1, 3) or any(size < 1 for size in shape):
+        raise UserError(
+            f"representation_shape is {tuple(shape)}; give (C,), (C, H, W), or () for an unconditional flow."
+        )
+    if blocks < 1 or width < 1 or depth < 0 or embedder_depth < 2:
+        raise UserError(
+            f"blocks = {blocks}, width = {width}, depth = {depth}, embedder_depth = {embedder_depth} "
+            "make no flow; give at least 1, 1, 0 and 2."
+        )

@@ -1,0 +1,76 @@
+"""The embedder: a representation of any shape becomes one vector that every block of the flow is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor, nn
+
+from .layers import LIMIT, ActNorm
+
+VECTOR_DEPTH = 4
+
+
+def halvings(height: int, width: int) -> int:
+    """n = min(5, ⌊log2(size / 3)⌋), at least 0, for the shorter side: how often a map is halved."""
+    return max(0, min(5, (min(height, width) // 3).bit_length() - 1))
+
+
+class VectorEmbedder(nn.Sequential):
+    """C → … → D by `depth − 1` linear layers, widths linspace(C, D, depth), ActNorm + LeakyReLU(0.2) between."""
+
+    def __init__(self, channels: int, outputs: int, depth: int = VECTOR_DEPTH) -> None:
+        widths = np.linspace(channels, outputs, depth).astype(int).tolist()
+        layers: list[nn.Module] = []
+        for i, o in zip(widths[:-1], widths[1:]):
+            layers += [nn.Linear(i, o), ActNorm(o), nn.LeakyReLU(0.2)]
+        super().__init__(*layers[:-2])
+
+
+class MapEmbedder(nn.Sequential):
+    """(C, H, W) → D by n strided 4×4 convolutions and one convolution as large as what is left.
+
+    The strided ones have no bias, widths 64, 128, 256, … (at most 1024), each with ActNorm and
+    LeakyReLU(0.2); n is `halvings(H, W)`, 0 for maps below 6 px.
+    """
+
+    def __init__(self, channels: int, height: int, width: int, outputs: int) -> None:
+        layers: list[nn.Module] = []
+        n = halvings(height, width)
+        for i in range(n):
+            inner = min(1024, 64 * 2**i)
+            layers += [
+                nn.Conv2d(channels, inner, 4, stride=2, padding=1, bias=False),
+                ActNorm(inner),
+                nn.LeakyReLU(0.2),
+            ]
+            channels = inner
+        left = (height >> n, width >> n)
+        super().__init__(*layers, nn.Conv2d(channels, outputs, left), nn.Flatten())
+
+
+class Embedder(nn.Module):
+    """e = embed(z): (N, C) or (N, C, H, W) → (N, D); (N, 0) for a flow without representation.
+
+    Args:
+        shape: of the representation without batch: (C,), (C, H, W) or ().
+        outputs: D.
+        depth: of a vector's embedder (widths, ends included).
+    """
+
+    def __init__(self, shape: Sequence[int], outputs: int, depth: int = VECTOR_DEPTH) -> None:
+        super().__init__()
+        self.outputs = outputs if shape else 0
+        self.net: nn.Module
+        if not shape:
+            self.net = nn.Identity()
+        elif len(shape) == 1:
+            self.net = VectorEmbedder(shape[0], outputs, depth)
+        else:
+            self.net = MapEmbedder(shape[0], shape[1], shape[2], outputs)
+
+    def forward(self, representation: Tensor) -> Tensor:
+        """(N, D) from a representation of the shape announced; |e| is held below 1e12."""
+        embedding: Tensor = self.net(representation)
+        return embedding.clamp(-LIMIT, LIMIT)
