@@ -1,8 +1,7 @@
-"""Files to pictures: folders of photos as tensors in [-1, 1], and tensors as 8-bit pictures.
+"""Pictures to tensors: folders of photos as images in [-1, 1], and images as 8-bit pictures.
 
-Every picture becomes RGB, upright (EXIF), its shortest side resized to `size` (bicubic, antialiased), cropped
-to a square. Transparent pictures are laid on white; 16-bit ones are scaled to 8 bits; of animations the first
-frame counts; colour profiles are ignored. A file that is no picture raises `BrokenImage`, which names it.
+Every picture's shortest side is resized to `size` (bicubic, antialiased) and a square is cut out; how files
+are read, and which count as broken, is in `files.py`.
 """
 
 from __future__ import annotations
@@ -10,206 +9,50 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
-import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from invariances.data.files import BrokenImage, list_images, open_image
 from invariances.errors import UserError
 
-SUFFIXES = tuple(".jpg .jpeg .jpe .jfif .png .webp .bmp .gif .tif .tiff .ppm .pgm".split())
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-MAX_PIXELS = 89_478_485
-"""Pictures that decode to more pixels are refused: 358 MB at 4 bytes each, Pillow's own threshold."""
+__all__ = [
+    "BrokenImage",
+    "ImageFolder",
+    "cache_home",
+    "center_box",
+    "from_uint8",
+    "list_images",
+    "load_images",
+    "open_image",
+    "random_box",
+    "to_tensor",
+    "to_uint8",
+]
+
 RANDOM_SIDE = (0.8, 1.0)
 """A random crop's side, as a share of the picture's shortest side."""
 
 Box = tuple[int, int, int, int]
+_In = TypeVar("_In")
 _Out = TypeVar("_Out")
-_DECODING_ERRORS = (
-    *(
-        OSError,
-        SyntaxError,
-        ValueError,
-        IndexError,
-        KeyError,
-        TypeError,
-        EOFError,
-        OverflowError,
-        MemoryError,
-    ),
-    *(struct.error, zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning),
-)
-
-
-class BrokenImage(UserError):
-    """A file that should be a picture and cannot be read as one; the message names it and the reason."""
 
 
 def cache_home() -> Path:
     """`$XDG_CACHE_HOME/invariances`, by default `~/.cache/invariances`."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "invariances"
-
-
-def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[Path]:
-    """The picture files under `folder`, known by their endings, sorted by relative path.
-
-    Links are followed, hidden files left out, directories and devices with a picture's name too; a link that
-    leads nowhere is listed, so that it is counted as broken and not silently lost.
-
-    Raises:
-        UserError: the folder is missing, unreadable, a file, or holds no picture (says what it holds).
-    """
-    root = Path(folder).expanduser()
-    if not root.exists():
-        raise UserError(f"folder {str(root)!r} does not exist; give a folder of pictures")
-    if not root.is_dir():
-        raise UserError(f"{str(root)!r} is a file, not a folder; give the folder that holds the pictures")
-    found: list[str] = []
-    others: dict[str, int] = {}
-    for relative in _walk(str(root), recursive):
-        suffix = os.path.splitext(relative)[1].lower()
-        if suffix in SUFFIXES:
-            found.append(relative)
-        else:
-            others[suffix or "no ending"] = others.get(suffix or "no ending", 0) + 1
-    if not found:
-        most = sorted(others.items(), key=lambda item: -item[1])[:3]
-        held = ", ".join(f"{count} × {name}" for name, count in most) if most else "no files at all"
-        raise UserError(
-            f"folder {str(root)!r} holds no pictures (found {held}); give a folder with {', '.join(SUFFIXES)}"
-        )
-    return [root / relative for relative in sorted(found)]
-
-
-def _walk(root: str, recursive: bool) -> Iterator[str]:
-    """Relative paths of regular files and dead links under `root`; each real directory once."""
-
-    def fail(error: OSError) -> None:
-        raise UserError(
-            f"folder {error.filename!r} cannot be read ({error.strerror}); change its permissions"
-        )
-
-    seen: set[tuple[int, int]] = set()
-    for here, folders, files in os.walk(root, onerror=fail, followlinks=True):
-        entry = os.stat(here)
-        if (entry.st_dev, entry.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((entry.st_dev, entry.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
-        for name in files:
-            path = os.path.join(here, name)
-            if name.startswith("."):
-                continue
-            with suppress(OSError):
-                if not stat.S_ISREG(os.stat(path).st_mode):
-                    continue
-            yield os.path.relpath(path, root)
-
-
-def open_image(path: str | os.PathLike[str], size: int | None = None) -> Image.Image:
-    """The picture in a file: RGB, 8 bits, upright, transparency on white, first frame.
-
-    Args:
-        path: a file in one of the usual formats, whatever its ending.
-        size: the side that the caller will resize to; a JPEG is then decoded at a half, quarter or eighth of
-            its size, never below `2 * size`, which is fast and keeps huge photos in bounded memory.
-
-    Raises:
-        BrokenImage: no such file, not readable, not a picture, truncated, or above `MAX_PIXELS` once decoded.
-    """
-    try:
-        with open(path, "rb") as file, _opened(file) as picture:
-            if size is not None and isinstance(picture, JpegImagePlugin.JpegImageFile):
-                picture.draft(None, (2 * size, 2 * size))
-            pixels = picture.width * picture.height
-            original = "{} × {}".format(*_original_size(picture))
-            whole = isinstance(picture, JpegImagePlugin.JpegImageFile) and "progressive" in picture.info
-            if pixels > MAX_PIXELS or (whole and _original_pixels(picture) > 2 * MAX_PIXELS):
-                raise BrokenImage(
-                    f"image {str(path)!r} is too large ({original} pixels); make it smaller or remove it"
-                )
-            picture.load()
-            return _to_rgb(_upright(picture))
-    except BrokenImage:
-        raise
-    except FileNotFoundError:
-        dead = "is a link that leads nowhere" if os.path.islink(path) else "does not exist"
-        raise BrokenImage(f"image {str(path)!r} {dead}") from None
-    except _DECODING_ERRORS as error:
-        reason = getattr(error, "strerror", None) or _first_line(error)
-        if isinstance(error, UnidentifiedImageError):
-            reason = "not a picture in a known format"
-        raise BrokenImage(f"image {str(path)!r} cannot be read ({reason})") from None
-
-
-def _opened(file: BinaryIO) -> Image.Image:
-    """The picture, not yet decoded; JPEGs of any size, since they can be decoded small."""
-    if file.read(3) == b"\xff\xd8\xff":
-        file.seek(0)
-        return JpegImagePlugin.JpegImageFile(file)
-    file.seek(0)
-    return Image.open(file, formats=FORMATS)
-
-
-def _original_size(picture: Image.Image) -> tuple[int, int]:
-    """Width and height in the file, before a draft."""
-    scale = getattr(picture, "decoderconfig", None)
-    factor = scale[0] if scale else 1
-    return picture.width * factor, picture.height * factor
-
-
-def _original_pixels(picture: Image.Image) -> int:
-    width, height = _original_size(picture)
-    return width * height
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; as it is where the EXIF block is broken."""
-    try:
-        return ImageOps.exif_transpose(picture)
-    except _DECODING_ERRORS:
-        return picture
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    mode = picture.mode
-    if mode == "RGB":
-        return picture.copy() if isinstance(picture, JpegImagePlugin.JpegImageFile) else picture
-    if mode.startswith("I") or mode == "F":
-        return Image.fromarray(_eight_bits(np.asarray(picture), mode)).convert("RGB")
-    if mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        white = Image.new("RGBA", layer.size, "white")
-        return Image.alpha_composite(white, layer).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _eight_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
-    """Grey values of 16 bits, or floats in [0, 1], as 8 bits."""
-    full = 1.0 if mode == "F" else 65535.0
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > full:
-        raise ValueError(f"its values go beyond the range 0 to {full:g}")
-    return np.rint(values.astype(np.float64) * (255.0 / full)).astype(np.uint8)
 
 
 def center_box(width: int, height: int) -> Box:
@@ -269,9 +112,6 @@ def load_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
 def _workers() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(32, cores)
-
-
-_In = TypeVar("_In")
 
 
 def _parallel(
@@ -353,40 +193,39 @@ class ImageFolder(Dataset[dict[str, Any]]):
         broken = self._broken()
         if not broken:
             return
-        shown = "; ".join(list(broken.values())[:3]) + ("; …" if len(broken) > 3 else "")
         count = f"{len(broken)} of {len(self.paths)} pictures {'is' if len(broken) == 1 else 'are'} broken"
-        if not skip:
-            raise UserError(
-                f"{count}: {shown}. Mend or remove, or pass skip_broken=True (--data.skip_broken true)"
+        reasons = list(broken.values())
+        if not skip or len(broken) == len(self.paths):
+            shown = "; ".join(reasons[:3]) + ("; …" if len(broken) > 3 else "")
+            advice = (
+                "" if skip else "; repair or remove them, or leave them out with `--data.skip_broken true`"
             )
-        if len(broken) == len(self.paths):
-            raise UserError(f"{count}, so nothing is left: {shown}")
-        print(f"{count} and left out: {'; '.join(broken.values())}", file=sys.stderr)
+            raise UserError(f"{count}: {shown}{advice}")
+        print("\n  ".join([f"{count} and left out:", *reasons]), file=sys.stderr)
         self._keep([k for k in range(len(self.paths)) if k not in broken])
 
     def _broken(self) -> dict[int, str]:
-        """Position and reason of each picture that cannot be read; remembered while no file changes."""
-        key = hashlib.sha256(
-            repr([self._names, self._stats, self.size]).encode("utf-8", "backslashreplace")
-        ).hexdigest()
-        memo = cache_home() / "checked" / f"{key[:32]}.json"
-        with suppress(OSError, ValueError):
-            return {int(k): str(v) for k, v in json.loads(memo.read_text()).items()}
+        """Position and reason of each picture that cannot be read; once all are read, only bad ones again."""
+        memo = cache_home() / "checked" / f"{_hash([self._names, self._stats, self.size])[:32]}.json"
+        suspects: Sequence[int] = range(len(self.paths))
+        with suppress(OSError, ValueError, IndexError):
+            suspects = [suspects[int(k)] for k in json.loads(memo.read_text())]
 
-        def reason(path: Path) -> str | None:
+        def reason(position: int) -> str | None:
             try:
-                open_image(path, self.size)
+                open_image(self.paths[position], self.size)
             except BrokenImage as error:
                 return str(error)
             return None
 
-        reasons = _parallel(reason, self.paths, "checking pictures", self.progress)
-        broken = {k: text for k, text in enumerate(reasons) if text is not None}
-        with suppress(OSError):
-            memo.parent.mkdir(parents=True, exist_ok=True)
-            draft = memo.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps(broken))
-            draft.replace(memo)
+        reasons = _parallel(reason, suspects, "checking pictures", self.progress)
+        broken = {k: text for k, text in zip(suspects, reasons, strict=True) if text is not None}
+        if len(suspects) == len(self.paths):
+            with suppress(OSError):
+                memo.parent.mkdir(parents=True, exist_ok=True)
+                draft = memo.with_suffix(f".{os.getpid()}")
+                draft.write_text(json.dumps(list(broken)))
+                draft.replace(memo)
         return broken
 
     def _keep(self, positions: Sequence[int]) -> None:
@@ -432,8 +271,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
     def fingerprint(self) -> str:
         """Hash of relative paths, file sizes and times, crop policy, size and views."""
         policy = [self.size, self.crop, self.views, self.seed if self.crop == "random" else None]
-        text = repr([self._names, self._stats, policy])
-        return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
+        return _hash([self._names, self._stats, policy])
 
     def subset(self, positions: Sequence[int]) -> ImageFolder:
         """The same data set with only the pictures at these positions, in this order."""
@@ -467,6 +305,10 @@ class ImageFolder(Dataset[dict[str, Any]]):
         if not kept:
             kept = [held.pop()]
         return self.subset(kept), self.subset(sorted(held))
+
+
+def _hash(parts: list[Any]) -> str:
+    return hashlib.sha256(repr(parts).encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _signature(path: Path) -> tuple[int, int]:

@@ -1,0 +1,185 @@
+"""Files to pictures: which files of a folder are pictures, and what picture each holds.
+
+Every picture comes out RGB, 8 bits, upright as its EXIF block says. Transparency is laid on white; 16-bit
+values are scaled to 8 bits; of an animation the first frame counts; colour profiles are ignored. A file that
+is no picture raises `BrokenImage`, which names it.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+
+from invariances.errors import UserError
+
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+)
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_PIXELS = 89_478_485
+"""Pictures that decode to more pixels are refused: 358 MB at 4 bytes each, Pillow's own threshold."""
+LARGE_PIXELS = 2**24
+"""Pictures that decode to more pixels are decoded one at a time, which bounds the memory of many threads."""
+
+_one_at_a_time = threading.Lock()
+
+
+class BrokenImage(UserError):
+    """A file that should be a picture and cannot be read as one; the message names it and the reason."""
+
+
+def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[Path]:
+    """The picture files under `folder`, known by their endings, sorted by relative path.
+
+    Links are followed; hidden files, and directories or devices with a picture's name, left out; a link that
+    leads nowhere is listed, so that it is counted as broken and not silently lost.
+
+    Raises:
+        UserError: the folder is missing, unreadable, a file, or holds no picture (says what it holds).
+    """
+    root = Path(folder).expanduser()
+    if not root.exists():
+        raise UserError(f"folder {str(root)!r} does not exist; give a folder of pictures")
+    if not root.is_dir():
+        raise UserError(f"{str(root)!r} is a file, not a folder; give the folder that holds the pictures")
+    found: list[str] = []
+    others: dict[str, int] = {}
+    for relative in _walk(str(root), recursive):
+        suffix = os.path.splitext(relative)[1].lower()
+        if suffix in SUFFIXES:
+            found.append(relative)
+        else:
+            others[suffix or "no ending"] = others.get(suffix or "no ending", 0) + 1
+    if not found:
+        most = sorted(others.items(), key=lambda item: -item[1])[:3]
+        held = ", ".join(f"{count} × {name}" for name, count in most) if most else "no files at all"
+        raise UserError(
+            f"folder {str(root)!r} holds no pictures (found {held}); give a folder with {', '.join(SUFFIXES)}"
+        )
+    return [root / relative for relative in sorted(found)]
+
+
+def _walk(root: str, recursive: bool) -> Iterator[str]:
+    """Relative paths of regular files and dead links under `root`; each real directory once."""
+
+    def fail(error: OSError) -> None:
+        raise UserError(
+            f"folder {error.filename!r} cannot be read ({error.strerror}); change its permissions"
+        )
+
+    seen: set[tuple[int, int]] = set()
+    for here, folders, files in os.walk(root, onerror=fail, followlinks=True):
+        entry = os.stat(here)
+        if (entry.st_dev, entry.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((entry.st_dev, entry.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        for name in files:
+            path = os.path.join(here, name)
+            if name.startswith("."):
+                continue
+            with suppress(OSError):
+                if not stat.S_ISREG(os.stat(path).st_mode):
+                    continue
+            yield os.path.relpath(path, root)
+
+
+def open_image(path: str | os.PathLike[str], size: int | None = None) -> Image.Image:
+    """The picture in a file: RGB, 8 bits, upright, transparency on white, first frame.
+
+    Args:
+        path: a file in one of the usual formats, whatever its ending.
+        size: the side that the caller will resize to; a JPEG is then decoded at a half, quarter or eighth of
+            its size, never below `2 * size`, which is fast and keeps huge photos in bounded memory.
+
+    Raises:
+        BrokenImage: no such file, not readable, not a picture, truncated, or above `MAX_PIXELS` once decoded.
+    """
+    name = f"image {str(path)!r}"
+    try:
+        with open(path, "rb") as file, _header(file) as picture:
+            return _decode(picture, size)
+    except (_TooLarge, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BrokenImage(f"{name} is too large ({error}); make it smaller or remove it") from None
+    except FileNotFoundError:
+        dead = "is a link that leads nowhere" if os.path.islink(path) else "does not exist"
+        raise BrokenImage(f"{name} {dead}") from None
+    except UnidentifiedImageError:
+        raise BrokenImage(f"{name} is not a picture in a known format") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        lines = (getattr(error, "strerror", None) or str(error)).strip().splitlines()
+        raise BrokenImage(f"{name} cannot be read ({(lines or [type(error).__name__])[0]})") from None
+
+
+class _TooLarge(Exception):
+    pass
+
+
+def _header(file: BinaryIO) -> Image.Image:
+    """The picture, not yet decoded. JPEGs pass Pillow's limit on pixels: they can be decoded small."""
+    start = file.read(3)
+    file.seek(0)
+    if start == b"\xff\xd8\xff":
+        return JpegImagePlugin.JpegImageFile(file)
+    return Image.open(file, formats=FORMATS)
+
+
+def _decode(picture: Image.Image, size: int | None) -> Image.Image:
+    width, height = picture.size
+    if isinstance(picture, JpegImagePlugin.JpegImageFile):
+        if size is not None:
+            picture.draft(None, (2 * size, 2 * size))
+        if "progressive" in picture.info and width * height > 2 * MAX_PIXELS:  # libjpeg would hold all of it
+            raise _TooLarge(f"a progressive JPEG of {width} × {height} pixels")
+    pixels = picture.width * picture.height
+    if pixels > MAX_PIXELS:
+        raise _TooLarge(f"{width} × {height} pixels")
+    with _one_at_a_time if pixels > LARGE_PIXELS else nullcontext():
+        picture.load()
+        return _to_rgb(_upright(picture))
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """A copy turned as its EXIF orientation says; as it is where the EXIF block is broken."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # damaged EXIF raises nearly anything; the pixels are whole
+        return picture.copy()
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    mode = picture.mode
+    if mode.startswith("I") or mode == "F":
+        return Image.fromarray(_eight_bits(np.asarray(picture), mode)).convert("RGB")
+    if mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture if mode == "RGB" else picture.convert("RGB")
+
+
+def _eight_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]:
+    """Grey values of 16 bits, or floats in [0, 1], as 8 bits."""
+    full = 1.0 if mode == "F" else 65535.0
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > full:
+        raise ValueError(f"its values go beyond the range 0 to {full:g}")
+    return np.rint(values.astype(np.float32) * np.float32(255.0 / full)).astype(np.uint8)
