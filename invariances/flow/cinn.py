@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from invariances.errors import UserError
+
 from .embedder import VECTOR_DEPTH, Embedder
 from .layers import FlowBlock
 
@@ -82,10 +83,11 @@ class ConditionalFlow(nn.Module):
         return self._inverse(y, self._condition(representation, len(y)))
 
     def log_prob(self, latent: Tensor, representation: Tensor | None = None) -> Tensor:
-        """log p(z̄ | z) in nats: −½‖v‖² − D/2 · log 2π + log |det|; (N,)."""
+        """Log-density in nats, log p(z̄ | z) = −½‖v‖² − D/2 · log 2π + log |det|; (N,)."""
         invariance, log_det = self(latent, representation)
         constant = 0.5 * self.latent_dim * math.log(2 * math.pi)
-        return log_det - 0.5 * invariance.square().sum(dim=1) - constant
+        log_prob: Tensor = log_det - 0.5 * invariance.square().sum(dim=1) - constant
+        return log_prob
 
     @torch.no_grad()
     def sample(
@@ -132,6 +134,7 @@ class ConditionalFlow(nn.Module):
 
     def _inverse(self, y: Tensor, condition: Tensor) -> Tensor:
         for block in reversed(self.blocks):
+            assert isinstance(block, FlowBlock)
             y = block.inverse(y, condition)
         return y
 
@@ -142,7 +145,8 @@ class ConditionalFlow(nn.Module):
         if not self.representation_shape or len(condition) == 1:
             return condition.expand(count, -1)
         raise UserError(
-            f"{len(condition)} representations were given for {count} latents; give one for each, or one for all."
+            f"{len(condition)} representations were given for {count} latents; give one for each, "
+            "or one for all."
         )
 
     def _vectors(self, x: Tensor, name: str) -> Tensor:

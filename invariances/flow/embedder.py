@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
-import numpy as np
 from torch import Tensor, nn
 
 from .layers import LIMIT, ActNorm
@@ -13,17 +13,18 @@ VECTOR_DEPTH = 4
 
 
 def halvings(height: int, width: int) -> int:
-    """n = min(5, ⌊log2(size / 3)⌋), at least 0, for the shorter side: how often a map is halved."""
+    """How often a map is halved, n = min(5, ⌊log2(size / 3)⌋), at least 0, for its shorter side."""
     return max(0, min(5, (min(height, width) // 3).bit_length() - 1))
 
 
 class VectorEmbedder(nn.Sequential):
-    """C → … → D by `depth − 1` linear layers, widths linspace(C, D, depth), ActNorm + LeakyReLU(0.2) between."""
+    """C → … → D, `depth` widths linspace(C, D, depth): linear layers, ActNorm and LeakyReLU(0.2) between."""
 
     def __init__(self, channels: int, outputs: int, depth: int = VECTOR_DEPTH) -> None:
-        widths = np.linspace(channels, outputs, depth).astype(int).tolist()
+        step = (outputs - channels) / (depth - 1)
+        widths = [*(int(channels + i * step) for i in range(depth - 1)), outputs]
         layers: list[nn.Module] = []
-        for i, o in zip(widths[:-1], widths[1:]):
+        for i, o in pairwise(widths):
             layers += [nn.Linear(i, o), ActNorm(o), nn.LeakyReLU(0.2)]
         super().__init__(*layers[:-2])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -42,7 +43,7 @@ class ActNorm(nn.Module):
         return self.scale.view(shape) * (x + self.loc.view(shape))
 
     def inverse(self, y: Tensor) -> Tensor:
-        """x = y / scale − loc, for (N, C)."""
+        """Undo: x = y / scale − loc, for (N, C)."""
         return y / self.scale - self.loc
 
     def log_det(self) -> Tensor:
@@ -85,7 +86,7 @@ def mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
     """Inputs → width → (width) × depth → outputs, with LeakyReLU(0.01) between."""
     widths = [inputs, *[width] * (depth + 1)]
     layers: list[nn.Module] = []
-    for i, o in zip(widths[:-1], widths[1:]):
+    for i, o in pairwise(widths):
         layers += [nn.Linear(i, o), nn.LeakyReLU(0.01)]
     return nn.Sequential(*layers, nn.Linear(width, outputs))
 
@@ -104,8 +105,9 @@ class AffineHalf(nn.Module):
         return torch.addcmul(self.t(kept), x, s.exp()), s.sum(dim=1)
 
     def inverse(self, y: Tensor, kept: Tensor) -> Tensor:
-        """x = (y − t) · exp(−s)."""
-        return (y - self.t(kept)) * torch.tanh(self.s(kept)).neg().exp()
+        """Undo: x = (y − t) · exp(−s)."""
+        x: Tensor = (y - self.t(kept)) * torch.tanh(self.s(kept)).neg().exp()
+        return x
 
 
 class DoubleCoupling(nn.Module):
@@ -117,21 +119,21 @@ class DoubleCoupling(nn.Module):
 
     def __init__(self, dim: int, condition: int, width: int, depth: int) -> None:
         super().__init__()
-        self.sizes = (dim - dim // 2, dim // 2)
+        self.sizes = [dim - dim // 2, dim // 2]
         first, second = self.sizes
         self.first = AffineHalf(first, second + condition, width, depth)
         self.second = AffineHalf(second, first + condition, width, depth)
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(y (N, D), log-det (N,)) for x (N, D) and condition (N, E)."""
-        a, b = x.split(self.sizes, dim=1)
+        a, b = torch.split(x, self.sizes, dim=1)
         a, log_det_a = self.first(a, torch.cat([b, condition], dim=1))
         b, log_det_b = self.second(b, torch.cat([a, condition], dim=1))
         return torch.cat([b, a], dim=1), log_det_a + log_det_b
 
     def inverse(self, y: Tensor, condition: Tensor) -> Tensor:
         """The x that forward maps to y."""
-        b, a = y.split(self.sizes[::-1], dim=1)
+        b, a = torch.split(y, self.sizes[::-1], dim=1)
         b = self.second.inverse(b, torch.cat([a, condition], dim=1))
         a = self.first.inverse(a, torch.cat([b, condition], dim=1))
         return torch.cat([a, b], dim=1)
