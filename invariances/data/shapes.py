@@ -1,8 +1,8 @@
 """A world whose factors are known: one textured figure on a coloured ground, drawn by ourselves.
 
-Each picture is a function of (seed, index) alone. A counter-based generator turns (seed, index, factor) into a
-uniform number; the factor is that number stretched over its range, so factors are independent unless `correlate`
-lets some of them share one number. Edges are anti-aliased from signed distances.
+Each picture is a function of (seed, index) alone. A counter-based generator turns (seed, index, factor)
+into a uniform number; the factor is that number stretched over its range, so factors are independent unless
+`correlate` lets some of them share one number. Edges are anti-aliased from signed distances.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..errors import UserError, nearest
+from invariances.errors import UserError
 
 SHAPES = ("triangle", "heart", "drop", "crescent", "arrow", "trefoil", "hourglass", "dome")
 TEXTURES = ("plain", "stripes", "checks", "dots", "rings", "rays", "zigzag", "grid")
@@ -62,8 +62,8 @@ FACTORS: dict[str, Factor] = {
     "size": Factor(0.5, 0.75),
     "rotation": Factor(-45.0, 45.0),
 }
-"""Hues in turns of the OKLCh colour circle; x (right) and y (down) of the figure's centre and size (its radius) in
-halves of the picture's width; rotation in degrees, clockwise."""
+"""Hues in turns of the OKLCh colour circle; x (right) and y (down) of the figure's centre and size (its radius)
+in halves of the picture's width; rotation in degrees, clockwise."""
 
 HUE_BINS = 8
 """Classes of a hue that is a target: bin k holds the hues in [k, k + 1) / 8."""
@@ -78,9 +78,9 @@ class Shapes(Dataset[dict[str, Any]]):
     Args:
         n: number of pictures.
         seed: another seed, another world; pictures of different seeds share nothing.
-        target: the factor that is the label; a hue is cut into eight bins, other continuous factors into two halves.
-        correlate: factors that share one uniform number, so that the first tells all others (kind k goes with kind k,
-            or with the k-th part of a continuous range).
+        target: the factor that is the label; a hue is cut into eight bins, other continuous factors into halves.
+        correlate: factors that share one uniform number, so that the first tells all others (kind k goes with
+            kind k, or with the k-th part of a continuous range).
         correlation: share of pictures in which they do.
         fixed: factors that are always at one value (a kind by name or number).
         size: pixels per side.
@@ -208,7 +208,7 @@ class Shapes(Dataset[dict[str, Any]]):
         ]
 
     def _uniform(self, index: Tensor, stream: int) -> Tensor:
-        """Uniform numbers in [0, 1) from (seed, index, stream) by SplitMix64 (Steele et al., 2014); (N,) float64."""
+        """Uniform numbers in [0, 1), (N,) float64, of (seed, index, stream) by SplitMix64 (Steele et al. 2014)."""
         with np.errstate(over="ignore"):
             key = _mix(np.array([self.seed & (2**64 - 1)], dtype=np.uint64) + np.uint64(_GOLDEN))
             key = _mix(key + np.uint64(_GOLDEN) * np.uint64(stream + 1))
@@ -220,12 +220,13 @@ class Shapes(Dataset[dict[str, Any]]):
 def _mix(state: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    mixed: np.ndarray[Any, Any] = state ^ (state >> np.uint64(31))
+    return mixed
 
 
 def _factor(name: str) -> str:
     if name not in FACTORS:
-        raise UserError(f"{name!r} is no factor of Shapes; it has {nearest(name, FACTORS, n=len(FACTORS))}")
+        raise UserError(f"{name!r} is no factor of Shapes; it has {', '.join(FACTORS)}")
     return name
 
 
@@ -233,7 +234,7 @@ def _value(name: str, value: float | int | str) -> float | int:
     factor = FACTORS[name]
     if isinstance(value, str):
         if value not in factor.kinds:
-            raise UserError(f"{name} has no value {value!r}; it has {nearest(value, factor.kinds, n=8)}")
+            raise UserError(f"{name} has no value {value!r}; it has {', '.join(factor.kinds)}")
         return factor.kinds.index(value)
     low, high = (0, len(factor.kinds) - 1) if factor.discrete else (factor.low, factor.high)
     if not low <= value <= high:
@@ -294,7 +295,7 @@ _RIM = 1.5
 
 
 def oklch(lightness: float, chroma: float, hue: Tensor) -> Tensor:
-    """sRGB (N, 3) in [0, 1] of the OKLCh colours with hues (N,) in turns (Ottosson, 2020), clipped to the gamut."""
+    """Colours of OKLCh with hues (N,) in turns as sRGB (N, 3) in [0, 1], clipped to it (Ottosson 2020)."""
     a, b = chroma * torch.cos(2 * math.pi * hue), chroma * torch.sin(2 * math.pi * hue)
     long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
     medium = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
@@ -307,7 +308,9 @@ def oklch(lightness: float, chroma: float, hue: Tensor) -> Tensor:
         ],
         dim=1,
     ).clamp(0, 1)
-    return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055)
+    return torch.where(
+        linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055
+    )
 
 
 _Field = Callable[[Tensor, Tensor], Tensor]

@@ -1,0 +1,224 @@
+"""A small residual classifier for 64-pixel pictures, and the loop that trains it on a CPU in minutes.
+
+Its modules are named for what they are (`stem`, `stage1` … `stage4`, `pool`, `fc`), so that a representation
+can be taken at any of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from invariances.errors import UserError
+
+if TYPE_CHECKING:
+    from invariances.data.shapes import Shapes
+
+
+class ResidualBlock(nn.Module):
+    """relu(norm(conv(relu(norm(conv(x))))) + skip(x)); a 1×1 convolution is the skip where shapes differ."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.skip: nn.Module = nn.Identity()
+        if stride != 1 or inputs != outputs:
+            self.skip = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+        hidden = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.norm2(self.conv2(hidden)) + self.skip(x))
+
+
+class SmallResNet(nn.Module):
+    """Residual classifier: stem of stride 2, four stages that double width and halve sides, pooling, one layer.
+
+    Args:
+        classes: number of classes, or their names.
+        width: channels of `stage1`; `stage2` … `stage4` have 2, 4 and 8 times as many.
+        blocks: residual blocks of each stage.
+
+    Input (N, 3, H, W) in [-1, 1], made for 64 pixels; output logits (N, classes).
+    """
+
+    def __init__(
+        self, classes: int | Sequence[str], width: int = 32, blocks: Sequence[int] = (1, 1, 1, 1)
+    ) -> None:
+        super().__init__()
+        self.classes = [str(k) for k in range(classes)] if isinstance(classes, int) else list(classes)
+        if len(self.classes) < 2 or len(blocks) != 4:
+            raise UserError(
+                f"a classifier needs two or more classes and four stages, not {len(self.classes)} classes "
+                f"and {len(blocks)} stages"
+            )
+        self.config = {"classes": self.classes, "width": width, "blocks": list(blocks)}
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        channels = width
+        for number, depth in enumerate(blocks):
+            outputs = width * 2**number
+            stage = nn.Sequential(
+                *(
+                    ResidualBlock(channels if k == 0 else outputs, outputs, 2 if k == 0 and number else 1)
+                    for k in range(depth)
+                )
+            )
+            self.add_module(f"stage{number + 1}", stage)
+            channels = outputs
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.flatten = nn.Flatten()
+        self.fc = nn.Linear(channels, len(self.classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, classes) of images (N, 3, H, W) in [-1, 1]."""
+        x = self.stem(images)
+        for number in range(4):
+            x = self.get_submodule(f"stage{number + 1}")(x)
+        logits: Tensor = self.fc(self.flatten(self.pool(x)))
+        return logits
+
+
+def train_classifier(
+    images: Tensor | Shapes,
+    labels: Tensor | None = None,
+    *,
+    classes: int | Sequence[str] | None = None,
+    width: int = 16,
+    blocks: Sequence[int] = (1, 1, 1, 1),
+    steps: int = 1500,
+    batch_size: int = 128,
+    learning_rate: float = 4e-3,
+    weight_decay: float = 0.02,
+    flip: bool = False,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+    description: str = "classifier",
+) -> SmallResNet:
+    """Train a SmallResNet with cross-entropy, AdamW and one warm-up and decay of the step size; in eval mode.
+
+    Args:
+        images: uint8 (N, 3, H, W), or a `Shapes` world, whose pictures are then drawn as they are needed.
+        labels: (N,) int64 classes of uint8 images; a world knows its own.
+        classes: names (or number) of the classes; from the labels or the world where left out.
+        width: of the network.
+        blocks: of the network.
+        steps: optimiser steps.
+        batch_size: pictures per step.
+        learning_rate: the highest, reached after a fifth of the steps.
+        weight_decay: AdamW's.
+        flip: mirror half of the pictures (photographs; not `Shapes`, whose rotation it would turn).
+        seed: decides weights and batches.
+        device: where to train.
+        progress: show a bar on stderr.
+        description: the bar's words.
+
+    Raises:
+        UserError: images without labels, or labels outside the classes.
+    """
+    world = None if isinstance(images, Tensor) else images
+    if world is None and labels is None:
+        raise UserError("train_classifier needs a label for each image")
+    if classes is None:
+        classes = world.classes if world is not None else int(labels.max()) + 1  # type: ignore[union-attr]
+    number = classes if isinstance(classes, int) else len(classes)
+    if labels is not None and (int(labels.min()) < 0 or int(labels.max()) >= number):
+        raise UserError(f"labels must lie between 0 and {number - 1} for {number} classes")
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SmallResNet(classes, width, blocks)
+    network.to(device).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.2)
+    bar = tqdm(range(steps), desc=description, unit="step", disable=not progress)
+    for step in bar:
+        indices = torch.randint(len(images), (batch_size,), generator=generator)
+        if world is not None:
+            batch = world.batch(indices)
+            x, y = batch["image"], batch["label"]
+        else:
+            assert isinstance(images, Tensor)
+            assert labels is not None
+            x, y = images[indices].float() / 127.5 - 1, labels[indices]
+        if flip:
+            mirrored = torch.rand(batch_size, generator=generator) < 0.5
+            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
+        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+        logits = network(x)
+        loss = F.cross_entropy(logits, y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 19:
+            hits = (logits.argmax(1) == y).float().mean()
+            bar.set_postfix(loss=f"{float(loss):.3f}", accuracy=f"{float(hits):.3f}")
+    return network.to(memory_format=torch.contiguous_format).eval()
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, world: Shapes, n: int = 2000, batch_size: int = 250) -> float:
+    """Share of the first `n` pictures of a world whose label the network names."""
+    n, hits = min(n, len(world)), 0
+    for start in range(0, n, batch_size):
+        batch = world.batch(range(start, min(n, start + batch_size)))
+        hits += int((network(batch["image"]).argmax(1) == batch["label"]).sum())
+    return hits / n
+
+
+def save_classifier(
+    network: SmallResNet, path: str | Path, dtype: torch.dtype = torch.float16, **notes: Any
+) -> None:
+    """Write weights and, as metadata, architecture, class names and notes into one safetensors file.
+
+    Args:
+        network: what to save.
+        path: file to write; its folder is made.
+        dtype: of the floating-point weights in the file.
+        notes: JSON-able facts kept beside the architecture (a test accuracy, a recipe).
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    metadata = {"architecture": json.dumps({"name": "SmallResNet", **network.config})}
+    save_file(tensors, path, {**metadata, "notes": json.dumps(notes)})
+
+
+def load_classifier(path: str | Path) -> SmallResNet:
+    """The network that `save_classifier` wrote, frozen and in eval mode, weights as float32.
+
+    Raises:
+        UserError: the file is missing or holds no SmallResNet.
+    """
+    from safetensors import safe_open
+
+    if not Path(path).is_file():
+        raise UserError(f"there is no classifier at {path}; train one with `invariances models build shapes`")
+    with safe_open(path, "pt") as file:
+        architecture = json.loads((file.metadata() or {}).get("architecture", "{}"))
+        if architecture.pop("name", None) != "SmallResNet":
+            raise UserError(f"{path} holds no SmallResNet; save one with `save_classifier`")
+        network = SmallResNet(**architecture)
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    return network.requires_grad_(False).eval()
