@@ -1,0 +1,267 @@
+"""Network, autoencoder and flow as one object that shows what a layer knows and what it ignores."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .autoencoder import load_autoencoder, save_autoencoder
+from .checkpoints import read_state_dict
+from .errors import UserError
+from .flow import ConditionalFlow
+from .representation import Representation
+from .run import AUTOENCODER, LAST, WEIGHTS, atomic, resume_command
+
+_CHUNK = 64
+_PREFIX = "flow."
+
+
+class Interpreter:
+    """x ↦ (z = Φ(x), v = t(E(x) | z)) and back, x = D(t⁻¹(v | z)): paper section 3.
+
+    Images are (N, 3, H, W) in [-1, 1]; they are brought to the autoencoder's size first, as in training.
+
+    Args:
+        representation: Φ, the network cut at a layer.
+        autoencoder: E and D.
+        flow: t, for this representation and this autoencoder.
+
+    Raises:
+        UserError: The three do not fit together.
+    """
+
+    def __init__(self, representation: Representation, autoencoder: nn.Module, flow: ConditionalFlow) -> None:
+        if flow.latent_dim != autoencoder.latent_dim:
+            raise UserError(
+                f"the flow is for latents of {flow.latent_dim} dimensions, but the autoencoder has "
+                f"{autoencoder.latent_dim}; use the autoencoder that it was trained with"
+            )
+        if flow.representation_shape and flow.representation_shape != _squeezed(representation.shape):
+            raise UserError(
+                f"the flow is for representations of shape {tuple(flow.representation_shape)}, but layer "
+                f"{representation.layer!r} of {representation.network_name} gives {tuple(representation.shape)}"
+            )
+        self.representation, self.autoencoder, self.flow = representation, autoencoder, flow
+
+    @property
+    def device(self) -> torch.device:
+        """Where the flow lives, and with it everything."""
+        return next(self.flow.parameters()).device
+
+    @property
+    def image_size(self) -> int:
+        """Side of the pictures that are seen and made."""
+        return int(self.autoencoder.image_size)  # type: ignore[arg-type]
+
+    def to(self, device: str | torch.device) -> Interpreter:
+        """Move all three parts."""
+        for part in (self.representation, self.autoencoder, self.flow):
+            part.to(device)
+        return self
+
+    def eval(self) -> Interpreter:
+        """Freeze all three parts on the flow's device: eval mode, no gradients for weights."""
+        for part in (self.representation, self.autoencoder, self.flow):
+            part.eval().requires_grad_(False).to(self.device)
+        return self
+
+    def resized(self, images: Tensor) -> Tensor:
+        """The pictures at the autoencoder's size and on its device, bicubic with antialiasing; in [-1, 1]."""
+        images = images.to(self.device)
+        if images.dim() == 3:
+            images = images[None]
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
+            images = images.clamp(-1, 1)
+        return images
+
+    @torch.no_grad()
+    def represent(self, images: Tensor) -> Tensor:
+        """Z = Φ(x)."""
+        z: Tensor = self.representation(self.resized(images))
+        return z
+
+    @torch.no_grad()
+    def latent(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """z̄, (N, D): the posterior's mode, or a sample of it where a generator is given."""
+        posterior = self.autoencoder.encode(self.resized(images))  # type: ignore[operator]
+        latent: Tensor = posterior.mode() if generator is None else _drawn(posterior, generator)
+        return latent
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """D(z̄): latents (..., D) to images (..., 3, S, S) in [-1, 1], some at a time."""
+        flat = latents.to(self.device).flatten(0, -2)
+        images = torch.cat([self.autoencoder.decode(part) for part in flat.split(_CHUNK)])  # type: ignore[operator]
+        return images.unflatten(0, latents.shape[:-1])
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The invariance v = t(z̄ | Φ(x)), (N, D), z̄ as of `latent`."""
+        invariance: Tensor = self.flow(self.latent(images, generator), self.represent(images))[0]
+        return invariance
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """D(E(x)), what the autoencoder alone makes of the pictures: the best that samples can be."""
+        return self.decode(self.latent(images))
+
+    @torch.no_grad()
+    def sample(
+        self,
+        images: Tensor,
+        n: int = 8,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """D(t⁻¹(v | Φ(x))), v ~ N(0, temperature² I): (N, n, 3, S, S), pictures that the layer cannot tell from x.
+
+        Args:
+            images: The pictures.
+            n: How many for each.
+            temperature: 1 for true samples; lower shows less variety, 0 one typical picture.
+            generator: Makes them repeat.
+        """
+        if n < 1 or temperature < 0:
+            raise UserError(
+                f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0"
+            )
+        return self.decode(self.flow.sample(self.represent(images), n, temperature, generator))
+
+    @torch.no_grad()
+    def mix(self, content: Tensor, invariance: Tensor) -> Tensor:
+        """D(t⁻¹(v(x₁) | Φ(x₂))): what the layer knows of `content` x₂ with what it ignores of `invariance` x₁.
+
+        Both are (N, 3, H, W); one of them may be a single picture, which then goes with all of the other.
+        """
+        z, v = self.represent(content), self.encode(invariance)
+        count = max(len(z), len(v))
+        if {len(z), len(v)} - {1, count}:
+            raise UserError(
+                f"{len(z)} contents and {len(v)} invariances do not pair; give as many, or one of one"
+            )
+        z, v = (each.expand(count, *each.shape[1:]) for each in (z, v))
+        return self.decode(self.flow.inverse(v, z))
+
+    @torch.no_grad()
+    def log_prob(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Log p(z̄ | Φ(x)) in nats, (N,), z̄ as of `latent`."""
+        return self.flow.log_prob(self.latent(images, generator), self.represent(images))
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes `interpreter.safetensors` (the flow, and what it belongs to) and the autoencoder beside it.
+
+        The network itself stays out: its name, or its weights, are given again when loading. A published
+        autoencoder stays out likewise.
+
+        Raises:
+            UserError: The folder cannot be written to.
+        """
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        name = getattr(self.autoencoder, "published_name", None)
+        if name is None:
+            with atomic(folder / AUTOENCODER) as draft:
+                save_autoencoder(self.autoencoder, draft)
+        metadata = {
+            "kind": "interpreter",
+            "flow": json.dumps(self.flow.config),
+            "representation": json.dumps(self.representation.spec()),
+            "network_fingerprint": self.representation.fingerprint(),
+            "autoencoder": name or AUTOENCODER,
+            "autoencoder_fingerprint": self.autoencoder.fingerprint(),  # type: ignore[operator]
+        }
+        tensors = {_PREFIX + key: value.cpu().contiguous() for key, value in self.flow.state_dict().items()}
+        with atomic(folder / WEIGHTS) as draft:
+            save_file(tensors, draft, metadata=metadata)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | os.PathLike[str],
+        network: str | os.PathLike[str] | nn.Module | None = None,
+        autoencoder: str | os.PathLike[str] | nn.Module | None = None,
+    ) -> Interpreter:
+        """The interpreter that `save` wrote, in eval mode.
+
+        Args:
+            folder: A run's folder.
+            network: The network as a module, or its weights file, where the folder came from elsewhere and the
+                network has no public name. By default as it was in training.
+            autoencoder: Another copy of the autoencoder; by default the one in the folder.
+
+        Raises:
+            UserError: Something is missing, damaged, or not what the flow was trained with.
+        """
+        flow, metadata = _read(Path(folder))
+        representation = _network(json.loads(metadata["representation"]), network)
+        if representation.fingerprint() != metadata["network_fingerprint"]:
+            raise UserError(
+                f"{representation.network_name} has other weights or preprocessing now than when {str(folder)!r} "
+                "was trained; give the right network or its weights file"
+            )
+        if autoencoder is None:
+            name = metadata["autoencoder"]
+            autoencoder = Path(folder) / name if name == AUTOENCODER else name
+        code = autoencoder_of(autoencoder)
+        if code.fingerprint() != metadata["autoencoder_fingerprint"]:  # type: ignore[operator]
+            raise UserError(f"the autoencoder is not the one that {str(folder)!r} was trained with")
+        return cls(representation, code, flow).eval()
+
+
+def _drawn(posterior: Any, generator: torch.Generator) -> Tensor:
+    """A sample by a generator on the CPU or on the posterior's own device."""
+    home = posterior.mean.device
+    noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device).to(home)
+    sample: Tensor = posterior.mean + (0.5 * posterior.logvar).exp() * noise
+    return sample
+
+
+def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(shape[:1]) if tuple(shape[1:]) == (1, 1) else tuple(shape)
+
+
+def _read(folder: Path) -> tuple[ConditionalFlow, dict[str, str]]:
+    if not folder.is_dir():
+        raise UserError(
+            f"folder {str(folder)!r} does not exist; give the folder of a run of `invariances fit`"
+        )
+    path = folder / WEIGHTS
+    if not path.exists():
+        hint = f"; finish it with `{resume_command(folder)}`" if (folder / LAST).exists() else ""
+        raise UserError(f"folder {str(folder)!r} holds no {WEIGHTS}, so no finished run{hint}")
+    state, metadata = read_state_dict(path)
+    if metadata.get("kind") != "interpreter":
+        raise UserError(f"{str(path)!r} was not written by `invariances fit`; give the folder of a run")
+    flow = ConditionalFlow(**json.loads(metadata["flow"]))
+    try:
+        flow.load_state_dict({key.removeprefix(_PREFIX): value for key, value in state.items()})
+    except RuntimeError:
+        raise UserError(f"{str(path)!r} holds another architecture than it says; train again") from None
+    return flow, metadata
+
+
+def _network(spec: dict[str, Any], network: str | os.PathLike[str] | nn.Module | None) -> Representation:
+    if isinstance(network, nn.Module):
+        return Representation.from_spec(spec, network=network)
+    if network is not None:
+        known = Path(network).suffix != "" or Path(network).exists()
+        spec = {**spec, **({"weights": os.fspath(network)} if known else {"network": os.fspath(network)})}
+    return Representation.from_spec(spec)
+
+
+def autoencoder_of(source: str | os.PathLike[str] | nn.Module) -> nn.Module:
+    """An autoencoder, frozen: from a file, a published or shipped name, or as it is."""
+    if isinstance(source, nn.Module):
+        return source.eval().requires_grad_(False)
+    autoencoder = load_autoencoder(source)
+    if not Path(source).exists():
+        autoencoder.published_name = os.fspath(source)  # type: ignore[assignment]
+    return autoencoder.eval().requires_grad_(False)
