@@ -41,7 +41,7 @@ class Layout:
                 )
             z = raw[:, 0]
         elif self.kind == "tokens":
-            z = raw[:, self.extra :].transpose(1, 2).unflatten(2, self.grid)
+            z = raw[:, self.extra :].transpose(1, 2).reshape(len(raw), raw.shape[2], *self.grid)
         else:
             z = raw.movedim(3, 1) if self.kind == "last" else raw
         if z.dim() == 4 and z.shape[2:] == (1, 1):
