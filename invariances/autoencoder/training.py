@@ -172,7 +172,7 @@ class AutoencoderTask(pl.LightningModule):
         rate = self.schedule.learning_rate
         fused = self.device.type in ("cpu", "cuda")
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(self.vae.parameters(), lr=rate, betas=(0.9, 0.99), fused=fused)
+            torch.optim.Adam(self.vae.residual_parameters(), lr=rate, betas=(0.9, 0.99), fused=fused)
         ]
         if self.critic is not None:
             optimizers.append(

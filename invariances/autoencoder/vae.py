@@ -16,17 +16,26 @@ from .posterior import DiagonalGaussian
 
 _LINEAR_SIZE = 32
 _BOTTOM_SIZE = 4
-_INITIAL_LOGVAR = -4.0
+_INITIAL_LOGVAR = -5.0
+
+
+def _keep_variance(module: nn.Module) -> None:
+    """He initialisation, with residual branches that begin at zero: no layer shrinks or grows what passes it."""
+    if isinstance(module, ResidualBlock):
+        nn.init.zeros_(module.conv2.weight)
+    elif isinstance(module, nn.Conv2d | nn.Linear):
+        nn.init.kaiming_normal_(module.weight, a=0.2)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 class ResidualBlock(nn.Module):
-    """x + f(x) with f two 3×3 convolutions, the second zero at the start; (N, C, H, W) to the same shape."""
+    """x + f(x), f two 3×3 convolutions, the second zero at the start; (N, C, H, W) to the same shape."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """The input plus f's residual."""
@@ -49,11 +58,14 @@ class Encoder(nn.Module):
             stages.extend(ResidualBlock(after) for _ in range(blocks))
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(widths[-1] * _BOTTOM_SIZE**2, 2 * latent_dim)
-        nn.init.zeros_(self.head.weight)
-        with torch.no_grad():
-            self.head.bias.zero_()
-            self.head.bias[latent_dim:] = _INITIAL_LOGVAR
         self.small = small
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """The residual of the mean is zero, the logarithm of the variance small."""
+        self.head.weight.zero_()
+        self.head.bias.zero_()
+        self.head.bias.chunk(2)[1].fill_(_INITIAL_LOGVAR)
 
     def forward(self, images: Tensor) -> Tensor:
         """Moments, mean and logvar side by side."""
@@ -80,8 +92,12 @@ class Decoder(nn.Module):
                 stages += [nn.Conv2d(before, after, 1), nn.Upsample(scale_factor=2)]
         self.stages = nn.Sequential(*stages)
         self.out = nn.Conv2d(widths[0], 12, 3, padding=1)
-        nn.init.zeros_(self.out.weight)
         self.size, self.small = size, small
+
+    @torch.no_grad()
+    def start(self) -> None:
+        """The residual is zero."""
+        self.out.weight.zero_()
 
     def forward(self, latents: Tensor) -> Tensor:
         """The picture, values near [-1, 1]."""
@@ -128,6 +144,9 @@ class VAE(nn.Module):
         widths = [min(width * 2**stage, max_width) for stage in range(stages)]
         self.encoder = Encoder(size, latent_dim, widths, blocks)
         self.decoder = Decoder(size, latent_dim, widths, blocks)
+        self.apply(_keep_variance)
+        self.encoder.start()
+        self.decoder.start()
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -158,6 +177,11 @@ class VAE(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The reconstruction D(mode of E(x)), (N, 3, S, S) in [-1, 1]."""
         return self.decode(self.encode(images).mode())
+
+    def residual_parameters(self) -> list[nn.Parameter]:
+        """What training changes: everything but the linear paths, which stay at the principal components."""
+        linear = {id(each) for half in (self.encoder, self.decoder) for each in half.linear.parameters()}
+        return [each for each in self.parameters() if id(each) not in linear]
 
     def fingerprint(self) -> str:
         """A hash of architecture and weights: equal for equal behaviour, so that a cache knows its autoencoder."""
