@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .autoencoder.posterior import DiagonalGaussian
+from .flow import ConditionalFlow
 
 Batch = tuple[Tensor, Tensor]
 
@@ -126,3 +127,21 @@ class FeatureStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where `state` was taken."""
         self.step = int(state["step"])
+
+
+@torch.inference_mode()
+def negative_log_likelihood(
+    flow: ConditionalFlow, features: Features, *, rank: int = 0, world: int = 1
+) -> Tensor:
+    """(Σ −log p(z̄ | z) in nats, number of items), float64 (2,), over one rank's share of `features`.
+
+    Each latent is one draw from its posterior, the same one at every call.
+    """
+    device = next(flow.parameters()).device
+    total = torch.zeros(2, dtype=torch.float64)
+    flow.eval()
+    for indices, mean, logvar, z in features.chunks(rank=rank, world=world):
+        latent = DiagonalGaussian(mean, logvar).sample(seeded("held out", int(indices[0])))
+        nll = -flow.log_prob(latent.to(device), z.to(device))
+        total += torch.tensor([float(nll.double().sum()), float(len(nll))], dtype=torch.float64)
+    return total

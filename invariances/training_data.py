@@ -114,8 +114,15 @@ class FeatureData(LightningDataModule):
             return images
         return ImageFolder(images, size, self.crop, self.views, self.skip_broken, progress=self.progress)
 
-    def prepare(self, representations: Sequence[Representation], autoencoder: nn.Module) -> None:
+    def prepare(
+        self, representations: Sequence[Representation], autoencoder: nn.Module, training: bool = True
+    ) -> None:
         """Passes every picture through the frozen networks, or finds the cache where that was done before.
+
+        Args:
+            representations: Layers of one network.
+            autoencoder: For the latents.
+            training: False for the held-out pictures alone.
 
         Raises:
             UserError: The pictures, or the cache's folder, cannot be used.
@@ -135,7 +142,8 @@ class FeatureData(LightningDataModule):
                 progress=self.progress,
             )
 
-        self.caches = [cached(each) for each in self.train_sets]
+        if training:
+            self.caches = [cached(each) for each in self.train_sets]
         self.held_out_cache = cached(self.held_out_set)
 
     def setup(self, stage: str) -> None:

@@ -22,10 +22,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm import tqdm
 
-from .autoencoder.posterior import DiagonalGaussian
 from .checkpoint_io import AtomicCheckpoints
-from .features import Features, seeded
-from .flow import ConditionalFlow
+from .features import negative_log_likelihood, seeded
 from .report import save_grid
 from .run import LAST, METRICS, SAMPLES, Stopped, atomic
 
@@ -70,19 +68,6 @@ def parts(folder: Path | None, checkpoint_every: int, samples_every: int, progre
     return {"callbacks": callbacks, "logger": loggers or False, "plugins": [AtomicCheckpoints()]}
 
 
-@torch.inference_mode()
-def held_out_nll(flow: ConditionalFlow, features: Features, *, rank: int = 0, world: int = 1) -> Tensor:
-    """(sum of −log p(z̄ | z) in nats, count) over this rank's share of `features`, latents drawn once and for all."""
-    device = next(flow.parameters()).device
-    total = torch.zeros(2, dtype=torch.float64)
-    flow.eval()
-    for indices, mean, logvar, z in features.chunks(rank=rank, world=world):
-        latent = DiagonalGaussian(mean, logvar).sample(seeded("held out", int(indices[0])))
-        nll = -flow.log_prob(latent.to(device), z.to(device))
-        total += torch.tensor([float(nll.double().sum()), float(len(nll))], dtype=torch.float64)
-    return total
-
-
 class Measure(Callback):
     """Rows of metrics: every `log_every_n_steps` steps, and at each epoch's end the held-out pictures' too.
 
@@ -120,7 +105,9 @@ class Measure(Callback):
     @staticmethod
     def _held_out(trainer: Any, training: Any) -> float:
         features = trainer.datamodule.held_out_features(training.layer)
-        total = held_out_nll(training.kept, features, rank=trainer.global_rank, world=trainer.world_size)
+        total = negative_log_likelihood(
+            training.kept, features, rank=trainer.global_rank, world=trainer.world_size
+        )
         training.train()
         total = trainer.strategy.reduce(total.to(training.device, torch.float32), reduce_op="sum")
         return float(total[0] / total[1]) / training.flow.latent_dim
