@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,8 @@ class SmallResNet(nn.Module):
 
     Input (N, 3, H, W) in [-1, 1], made for 64 pixels; output logits (N, classes).
     """
+
+    preprocessing: ClassVar = {"size": 64, "mean": 0.5, "std": 0.5}  # what a Representation makes its input with
 
     def __init__(
         self, classes: int | Sequence[str], width: int = 32, blocks: Sequence[int] = (1, 1, 1, 1)
@@ -102,6 +104,7 @@ def train_classifier(
     learning_rate: float = 4e-3,
     weight_decay: float = 0.02,
     flip: bool = False,
+    start: SmallResNet | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
     progress: bool = True,
@@ -120,6 +123,7 @@ def train_classifier(
         learning_rate: the highest, reached after a fifth of the steps.
         weight_decay: AdamW's.
         flip: mirror half of the pictures (photographs; not `Shapes`, whose rotation it would turn).
+        start: a network of the same width and blocks to take stem and stages from, whatever its classes.
         seed: decides weights and batches.
         device: where to train.
         progress: show a bar on stderr.
@@ -140,6 +144,9 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = SmallResNet(classes, width, blocks)
+    if start is not None:
+        taken = {name: each for name, each in start.state_dict().items() if not name.startswith("fc.")}
+        network.load_state_dict(taken, strict=False)
     network.to(device).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
@@ -167,7 +174,7 @@ def train_classifier(
         schedule.step()
         if step % 20 == 19:
             hits = (logits.argmax(1) == y).float().mean()
-            bar.set_postfix(loss=f"{float(loss):.3f}", accuracy=f"{float(hits):.3f}")
+            bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item():.3f}")
     return network.to(memory_format=torch.contiguous_format).eval()
 
 

@@ -1,0 +1,128 @@
+"""`animals64` and `animals10`: an autoencoder of animal photos and a classifier of ten kinds of animal faces."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from invariances.autoencoder import VAE, save_autoencoder
+from invariances.autoencoder.training import Objective, Schedule, fit_autoencoder
+from invariances.classifier import SmallResNet, save_classifier, train_classifier
+from invariances.data.images import ImageFolder, from_uint8
+from invariances.errors import UserError
+from invariances.representation import Representation
+
+SIZE, HELD_OUT, SEED = 64, 0.1, 0
+FACES_PER_ANIMAL = 3
+CLASS_NAMES = {
+    "n02099601": "golden retriever",
+    "n02114548": "white wolf",
+    "n02117135": "hyena",
+    "n02119022": "red fox",
+    "n02123159": "tiger cat",
+    "n02127052": "lynx",
+    "n02128757": "snow leopard",
+    "n02129165": "lion",
+    "n02132136": "brown bear",
+    "n02138441": "meerkat",
+}
+OBJECTIVE = Objective(perceptual=0.1, perceptual_start=0.76, kl=1e-5, adversarial=0.25, adversarial_start=0.8)
+SCHEDULE = Schedule(steps=12_500, batch_size=32, learning_rate=1e-3, shift=2, seed=SEED)
+
+
+def faces_of(photos: Path, views: int = 1) -> tuple[ImageFolder, ImageFolder]:
+    """The faces to learn from, in so many random crops, and the tenth of each kind that is kept out."""
+    faces = ImageFolder(photos / "animalfaces10", SIZE, crop="random" if views > 1 else "center", views=views)
+    train, held_out = faces.split(HELD_OUT, seed=SEED)
+    return train, held_out.centred()
+
+
+def build(output: str | Path, photos: str | Path, weights: str | Path, precision: str = "bf16-mixed") -> None:
+    """Train both models, and write `animals64.safetensors` and `animals10.safetensors` (float16) to `output`.
+
+    Args:
+        output: folder to write to.
+        photos: folder that holds `animalfaces10/` and `animals64/`, one folder per kind in each.
+        weights: file of timm's `tf_efficientnet_lite0`, whose early layers compare pictures.
+        precision: Lightning's, of the autoencoder's training.
+
+    Raises:
+        UserError: photos or weights are missing.
+    """
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    build_classifier(folder, Path(photos))
+    build_autoencoder(folder, Path(photos), Path(weights), precision)
+
+
+def build_autoencoder(folder: Path, photos: Path, weights: Path, precision: str) -> VAE:
+    """`animals64`: 64 pixels, 128 latents, from all animals and the faces thrice; a stopped run goes on."""
+    if not weights.is_file():
+        raise UserError(f"there is no file {weights}; give the weights of timm's tf_efficientnet_lite0")
+    train, held_out = faces_of(photos)
+    faces, animals = train.tensor(), ImageFolder(photos / "animals64", size=SIZE).tensor()
+    pictures = torch.cat([animals, *[faces] * FACES_PER_ANIMAL])
+    eye = Representation.many("tf_efficientnet_lite0", ["blocks.1", "blocks.2"], weights=weights, size=SIZE)
+    torch.manual_seed(SEED)
+    vae = fit_autoencoder(
+        pictures,
+        held_out.tensor(),
+        folder / "animals64",
+        vae=VAE(SIZE, 128, width=32, max_width=256),
+        perceptual=[eye],
+        objective=OBJECTIVE,
+        schedule=SCHEDULE,
+        precision=precision,
+        validate_every=500,
+        resume=True,
+    )
+    save_autoencoder(vae, folder / "animals64.safetensors", torch.float16)
+    return vae
+
+
+def build_classifier(folder: Path, photos: Path, steps: tuple[int, int] = (1500, 500)) -> SmallResNet:
+    """`animals10`: first taught the 25 kinds of animals, then the ten kinds of faces by random crops."""
+    train, held_out = faces_of(photos, views=8)
+    animals = ImageFolder(photos / "animals64", size=SIZE)
+    first = train_classifier(
+        _channels_first(animals.tensor()),
+        torch.tensor(animals.labels),
+        classes=animals.classes,
+        width=24,
+        steps=steps[0],
+        batch_size=64,
+        flip=True,
+        seed=SEED,
+        description="25 animals",
+    )
+    second = train_classifier(
+        _channels_first(train.tensor()),
+        torch.tensor(train.labels).repeat_interleave(train.views),
+        classes=[CLASS_NAMES.get(each, each) for each in train.classes],
+        width=24,
+        steps=steps[1],
+        batch_size=64,
+        learning_rate=1e-3,
+        flip=True,
+        start=first,
+        seed=SEED,
+        description="ten faces",
+    )
+    accuracy = held_out_accuracy(second, held_out)
+    print(f"animals10: {accuracy:.3f} of {len(held_out)} faces kept out named rightly", file=sys.stderr)
+    save_classifier(second, folder / "animals10.safetensors", accuracy=accuracy, held_out=len(held_out))
+    return second
+
+
+@torch.inference_mode()
+def held_out_accuracy(network: SmallResNet, faces: ImageFolder) -> float:
+    """Share of faces whose kind the network names."""
+    guesses = network(from_uint8(faces.tensor())).argmax(dim=1)
+    return float((guesses == torch.tensor(faces.labels)).float().mean())
+
+
+def _channels_first(pictures: Tensor) -> Tensor:
+    return pictures.permute(0, 3, 1, 2).contiguous()

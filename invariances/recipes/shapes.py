@@ -1,0 +1,184 @@
+"""`shapes_*`: the classifiers, the autoencoder and the factor readers of the drawn world, from nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from invariances.autoencoder import VAE, load_autoencoder, save_autoencoder
+from invariances.autoencoder.training import Objective, Schedule, fit_autoencoder
+from invariances.classifier import SmallResNet, accuracy, save_classifier, train_classifier
+from invariances.data.images import to_uint8
+from invariances.data.shapes import Shapes
+from invariances.evaluation.factors import (
+    FactorReader,
+    fit_readers,
+    kept_by_probe,
+    reading_quality,
+    save_readers,
+)
+from invariances.representation import Representation
+
+CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
+    "shapes_shape": ({"target": "shape"}, 500),
+    "shapes_texture": ({"target": "texture"}, 900),
+    "shapes_colour": ({"target": "foreground_hue"}, 500),
+    "shapes_cue": ({"target": "shape", "correlate": ("shape", "texture")}, 400),
+}
+"""The world that each classifier sees, and its training steps."""
+PROBED = ("stage1", "stage2", "stage3", "stage4", "pool", "logits", "softmax")
+OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
+SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False)
+ENDLESS, TEST = 1_000_000, 2000
+TEST_SEED, CALIBRATION_SEED = 2, 32
+
+
+def build(output: str | Path, precision: str = "bf16-mixed", shortened: float = 1.0) -> dict[str, Any]:
+    """Train all models and write `shapes_*.safetensors` (float16) to `output`; what they reach is returned.
+
+    Args:
+        output: folder to write to.
+        precision: Lightning's, of the autoencoder; bfloat16 also serves the readers where it says so.
+        shortened: share of the steps to train, to try the recipe out.
+    """
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    reached: dict[str, Any] = {}
+    networks = {}
+    for name, (world, steps) in CLASSIFIERS.items():
+        networks[name], reached[name] = build_classifier(folder, name, world, _short(steps, shortened))
+    vae = build_autoencoder(folder, networks, precision, shortened)
+    half = precision.startswith("bf16")
+    readers = {"reader": build_reader(vae, _short(1200, shortened), half)}
+    reached["reader"] = {
+        "decoded": reading_quality(readers["reader"].read(_decoded(vae)), _test().factors(range(TEST)))
+    }
+    name = "shapes_shape"
+    probes = build_probes(networks[name], _short(500, shortened), half)
+    reached["probe"] = probe_table(networks[name], probes)
+    readers |= {f"{name}/{layer}": probe for layer, probe in probes.items()}
+    save_readers(readers, folder / "shapes_reader.safetensors", reached=reached)
+    for key, value in reached.items():
+        print(f"{key}: {value}", file=sys.stderr)
+    return reached
+
+
+def build_classifier(
+    folder: Path, name: str, world: Mapping[str, Any], steps: int
+) -> tuple[SmallResNet, float]:
+    """One classifier and its accuracy on pictures of another seed."""
+    network = train_classifier(Shapes(ENDLESS, seed=1, **world), steps=steps, description=name)
+    reached = accuracy(network, Shapes(TEST, seed=TEST_SEED, **world), TEST)
+    save_classifier(network, folder / f"{name}.safetensors", accuracy=reached)
+    return network, reached
+
+
+def build_autoencoder(
+    folder: Path, networks: Mapping[str, nn.Module], precision: str, shortened: float
+) -> nn.Module:
+    """`shapes_vae`: 64 latents; early layers of the shape and texture classifiers compare pictures."""
+    world, count = Shapes(40_000, seed=11), max(200, _short(40_000, shortened))
+    pictures = torch.cat([to_uint8(world.images(part)) for part in torch.split(torch.arange(count), 1000)])
+    held_out = to_uint8(Shapes(192, seed=12).images(range(192)))
+    eyes = [
+        Representation.many(networks[name], ["stage1", "stage2"])
+        for name in ("shapes_shape", "shapes_texture")
+    ]
+    steps = _short(SCHEDULE.steps, shortened)
+    torch.manual_seed(0)
+    vae = fit_autoencoder(
+        pictures,
+        held_out,
+        folder / "shapes_vae",
+        vae=VAE(64, 64, width=48, max_width=128),
+        perceptual=eyes,
+        objective=OBJECTIVE,
+        schedule=Schedule(**{**SCHEDULE.__dict__, "steps": steps}),
+        precision=precision,
+        validate_every=min(500, steps),
+        resume=True,
+    )
+    path = save_autoencoder(vae, folder / "shapes_vae.safetensors", torch.float16)
+    return load_autoencoder(path)
+
+
+def build_reader(vae: nn.Module, steps: int, half: bool) -> FactorReader:
+    """Reads every factor; three quarters of its lessons are decoded samples of the posterior, the rest as drawn."""
+    world = Shapes(ENDLESS, seed=21)
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    reader = FactorReader((3, 64, 64), 24)
+
+    @torch.no_grad()
+    def lesson(indices: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        batch = world.batch(indices)
+        drawn = batch["image"]
+        count = 3 * len(drawn) // 4
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            decoded = vae.decode(vae.encode(drawn[:count]).sample(generator)).float()  # type: ignore[operator]
+        return {"reader": torch.cat([decoded, drawn[count:]])}, batch["factors"]
+
+    fit_readers(
+        {"reader": reader}, lesson, ENDLESS, steps=steps, batch_size=96, learning_rate=4e-3, half=half
+    )
+    return reader
+
+
+def build_probes(
+    network: nn.Module, steps: int, half: bool, layers: Sequence[str] = PROBED
+) -> dict[str, FactorReader]:
+    """One probe for each layer, trained side by side, then calibrated on pictures of another seed."""
+    world, taps = Shapes(ENDLESS, seed=31), Representation.many(network, list(layers))
+    torch.manual_seed(0)
+    probes = {layer: FactorReader(taps[layer].shape, 12) for layer in layers}
+
+    @torch.no_grad()
+    def lesson(indices: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        batch = world.batch(indices)
+        return dict(taps(batch["image"])), batch["factors"]
+
+    fit_readers(
+        probes, lesson, ENDLESS, steps=steps, batch_size=96, half=half, description="probes of all layers"
+    )
+    kept_out = Shapes(TEST, seed=CALIBRATION_SEED)
+    for layer, z in _features(taps, kept_out).items():
+        probes[layer].calibrate(z, kept_out.factors(range(TEST)))
+    return probes
+
+
+@torch.no_grad()
+def probe_table(network: nn.Module, probes: Mapping[str, FactorReader]) -> dict[str, dict[str, float]]:
+    """Share of each factor that each layer keeps, by its probe, on test pictures."""
+    truth, features = (
+        _test().factors(range(TEST)),
+        _features(Representation.many(network, list(probes)), _test()),
+    )
+    return {
+        layer: kept_by_probe(torch.cat([probes[layer](part) for part in torch.split(z, 250)]), truth)
+        for layer, z in features.items()
+    }
+
+
+def _test() -> Shapes:
+    return Shapes(TEST, seed=TEST_SEED)
+
+
+@torch.no_grad()
+def _features(taps: Any, world: Shapes) -> dict[str, Tensor]:
+    parts = [taps(world.images(part)) for part in torch.split(torch.arange(len(world)), 250)]
+    return {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+
+
+@torch.no_grad()
+def _decoded(vae: nn.Module) -> Tensor:
+    parts = torch.split(torch.arange(TEST), 100)
+    return torch.cat([vae.decode(vae.encode(_test().images(part)).mode()) for part in parts])  # type: ignore[operator]
+
+
+def _short(steps: int, share: float) -> int:
+    return max(2, round(steps * share))
