@@ -44,11 +44,10 @@ OUTPUTS = max(part.stop for part in SLICES.values())
 
 
 def targets(factors: Factors) -> Tensor:
-    """What a perfect reader of continuous factors puts out; (N, OUTPUTS), zero in the columns of logits."""
-    n = len(factors["shape"])
-    out = torch.zeros(n, OUTPUTS)
-    for name, factor in FACTORS.items():
-        value = factors[name].float()
+    """What a perfect reader puts out for continuous factors; (N, OUTPUTS), zero in all other columns."""
+    out = torch.zeros(len(next(iter(factors.values()))), OUTPUTS)
+    for name, given in factors.items():
+        factor, value = FACTORS[name], given.float()
         if factor.circular:
             out[:, SLICES[name]] = torch.stack([(2 * math.pi * value).cos(), (2 * math.pi * value).sin()], 1)
         elif not factor.discrete:
@@ -177,6 +176,7 @@ def fit_readers(
     learning_rate: float = 3e-3,
     weight_decay: float = 0.02,
     seed: int = 0,
+    half: bool = False,
     progress: bool = True,
     description: str = "reader",
 ) -> None:
@@ -191,6 +191,7 @@ def fit_readers(
         learning_rate: the highest, reached after a fifth of the steps.
         weight_decay: AdamW's.
         seed: decides the batches.
+        half: compute in bfloat16 (twice as fast on processors that have it).
         progress: show a bar on stderr.
         description: the bar's words.
     """
@@ -203,13 +204,15 @@ def fit_readers(
     bar = tqdm(range(steps), desc=description, unit="step", disable=not progress)
     for step in bar:
         inputs, factors = batch(torch.randint(n, (batch_size,), generator=generator))
-        total = torch.stack([loss(reader(inputs[name]), factors) for name, reader in readers.items()]).sum()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            outputs = {name: reader(inputs[name]) for name, reader in readers.items()}
+        total = torch.stack([loss(each.float(), factors) for each in outputs.values()]).sum()
         optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         if step % 20 == 19:
-            bar.set_postfix(loss=f"{float(total) / len(readers):.3f}")
+            bar.set_postfix(loss=f"{total.item() / len(readers):.3f}")
     for reader in readers.values():
         reader.eval()
 

@@ -1,0 +1,54 @@
+"""`invariances quickstart`: the whole street on drawn pictures, or on one's own, in minutes."""
+
+from __future__ import annotations
+
+
+def quickstart(
+    images: str | None = None,
+    network: str | None = None,
+    layers: list[str] | None = None,
+    output: str = "quickstart",
+    steps: int | None = None,
+    pictures: int | None = None,
+    autoencoder_steps: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Trains flows for some layers of a small network and writes a page that shows what each keeps and ignores.
+
+    Without arguments: drawn pictures whose factors are known, and a classifier that ships. Writes index.html, which
+    needs no other file, and summary.json with every number of it; each layer's run can be evaluated further.
+
+    Args:
+        images: Folder of your own photos; one folder per class in it gives the classifier.
+        network: Whose layers to look into; needed where the photos have no class folders.
+        layers: Their names, from input to output; some along the way by default.
+        output: Folder to write to.
+        steps: Training steps per layer; more make samples agree better with the layer.
+        pictures: Number of drawn pictures to train on.
+        autoencoder_steps: Steps of the autoencoder on your own photos.
+        seed: Of everything: the same seed gives the same page.
+
+    Example:
+        invariances quickstart
+        invariances quickstart --images photos/ --network resnet50
+    """
+    from dataclasses import replace
+    from pathlib import Path
+
+    from invariances.errors import UserError
+    from invariances.quickstart import PAGE, Effort
+    from invariances.quickstart import quickstart as run
+
+    given = {"steps": steps, "pictures": pictures, "autoencoder_steps": autoencoder_steps}
+    for name, value in given.items():
+        if value is not None and value < 1:
+            raise UserError(f"--{name} is {value}; give at least 1")
+    effort = replace(Effort(), **{name: value for name, value in given.items() if value is not None})
+    summary = run(output, images=images, network=network, layers=layers, effort=effort, seed=seed)
+    last = list(summary["layers"])[-1]
+    folder = Path(output) / "runs" / f"{summary['network']}_{last}"
+    print(Path(output) / PAGE)
+    print("next:")
+    print(f"  invariances evaluate {folder} --images FOLDER")
+    print("  invariances quickstart --images FOLDER_OF_CLASS_FOLDERS")
+    print("  invariances fit --network resnet50 --layer layer4 --autoencoder animals64 --images FOLDER")

@@ -1,0 +1,126 @@
+"""Quickstart on one's own photos: the autoencoder and, from class folders, the classifier that it needs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .autoencoder import VAE
+from .autoencoder.training import Objective, Schedule, fit_autoencoder
+from .classifier import train_classifier
+from .data.images import ImageFolder, from_uint8
+from .errors import UserError
+from .representation import Representation
+
+if TYPE_CHECKING:
+    from .quickstart import Effort
+
+SIZE, LATENTS, BATCH = 64, 128, 32
+MOST_VALUES = 40_000
+
+
+@dataclass(frozen=True)
+class OwnWorld:
+    """Photos split in two, an autoencoder trained on them, and the network to look into."""
+
+    training: ImageFolder
+    held_out: ImageFolder
+    autoencoder: nn.Module
+    network: str | nn.Module
+
+
+def own_world(
+    images: str | Path, folder: Path, network: str | None, effort: Effort, seed: int, progress: bool
+) -> OwnWorld:
+    """Train what is missing on a folder of photos; says beforehand, on stderr, how long that will take.
+
+    Args:
+        images: the folder; folders per class in it give the classifier.
+        folder: where the autoencoder is written to.
+        network: name of a network to look into instead.
+        effort: steps.
+        seed: of split, weights and batches.
+        progress: bars on stderr.
+
+    Raises:
+        UserError: the folder is flat and no network is named, or there are too few pictures.
+    """
+    photos = ImageFolder(images, size=SIZE, skip_broken=True)
+    if network is None and len(photos.classes) < 2:
+        raise UserError(
+            f"{images} has no folders per class to train a classifier on; name a network with --network, "
+            "for example --network resnet50"
+        )
+    training, held_out = photos.split(min(0.1, effort.held_out / len(photos)), seed=seed)
+    pictures, kept_out = training.tensor(), held_out.tensor()
+    torch.manual_seed(seed)
+    vae = VAE(SIZE, min(LATENTS, len(pictures)), width=32, max_width=192)
+    seconds = effort.autoencoder_steps * seconds_per_step(vae, pictures)
+    print(
+        f"quickstart: the autoencoder learns {len(pictures)} pictures in {effort.autoencoder_steps} steps, "
+        f"about {max(1, round(seconds / 60))} min on this machine; then come the flows",
+        file=sys.stderr,
+    )
+    subject: str | nn.Module
+    if network is None:
+        subject = train_classifier(
+            pictures.permute(0, 3, 1, 2).contiguous(),
+            torch.tensor(training.labels),
+            classes=training.classes,
+            steps=effort.classifier_steps,
+            batch_size=64,
+            flip=True,
+            seed=seed,
+            progress=progress,
+            description=f"classifier of {len(training.classes)} classes",
+        )
+        eyes: list[Any] = [Representation.many(subject, ["stage1", "stage2"])]
+    else:
+        subject, eyes = network, []
+    vae = fit_autoencoder(
+        pictures,
+        kept_out,
+        folder / "autoencoder",
+        vae=vae,
+        perceptual=eyes,
+        objective=Objective(perceptual=0.05, kl=1e-5, adversarial=0.0),
+        schedule=Schedule(steps=effort.autoencoder_steps, batch_size=BATCH, seed=seed),
+        validate_every=max(1, effort.autoencoder_steps // 4),
+        progress=progress,
+    )
+    return OwnWorld(training, held_out, vae, subject)
+
+
+def seconds_per_step(vae: VAE, pictures: Tensor, steps: int = 3) -> float:
+    """How long one training step of the autoencoder takes here, measured on `steps` of them."""
+    images = from_uint8(pictures[:BATCH])
+    started = 0.0
+    for step in range(steps + 1):
+        if step == 1:
+            started = time.monotonic()  # the first one warms up
+        posterior = vae.encode(images)
+        loss = (vae.decoder(posterior.sample()) - images).abs().mean()
+        loss.backward()
+        vae.zero_grad(set_to_none=True)
+    return 1.15 * (time.monotonic() - started) / steps
+
+
+def layers_worth_seeing(network: str | nn.Module, count: int = 4) -> list[str]:
+    """About `count` layers along a network, from the first that is small enough for a cache to the last."""
+    shapes = {
+        name: shape
+        for name, shape in Representation.layers(network).items()
+        if len(shape) in (1, 3) and torch.Size(shape).numel() <= MOST_VALUES and name.count(".") <= 1
+    }
+    stages = [name for name in shapes if name.startswith(("stage", "layer", "blocks", "features"))]
+    names = [name for name in (stages or list(shapes)) if name not in ("input", "logits", "softmax")]
+    last = [name for name in ("softmax", "logits") if name in shapes][:1]
+    room = max(1, count - len(last))
+    places = torch.linspace(0, len(names) - 1, min(room, len(names))).round().long().tolist()
+    return [*dict.fromkeys(names[place] for place in places), *last]

@@ -1,0 +1,293 @@
+"""The question answered in minutes: what do the layers of a small network keep of a picture, what do they ignore?
+
+`quickstart()` trains a flow for some layers of a network that ships with the package (or of one for the user's own
+photos), measures what samples keep, and writes one page with its numbers beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from . import zoo
+from .data.shapes import Shapes, draw
+from .errors import UserError
+from .evaluation.factors import FactorReader, kept_by_probe, kept_by_samples, load_readers
+from .evaluation.faithfulness import faithfulness
+from .evaluation.invariance import bits_per_dim, variance
+from .evaluation.run import finite
+from .features import seeded
+from .interpreter import Interpreter
+from .own_pictures import layers_worth_seeing, own_world
+from .quickstart_page import Story, write_page
+from .run import atomic, check_writable
+from .training import fit_layers
+from .training_data import FeatureData
+
+NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
+LAYERS = ("stage2", "stage3", "stage4", "pool", "softmax")
+CUE_NETWORK, CUE_LAYER = "shapes_cue", "logits"
+PAGE, SUMMARY = "index.html", "summary.json"
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long quickstart trains and how closely it looks.
+
+    Attributes:
+        pictures: drawn for training (own photos: all there are).
+        steps: of each flow.
+        batch_size: pictures per step.
+        learning_rate: the highest; it rises over a tenth of the steps and falls to zero.
+        blocks: of each flow.
+        width: of each flow's hidden layers.
+        depth: hidden layers after the first.
+        held_out: pictures that numbers are measured on.
+        samples: per picture that is measured.
+        autoencoder_steps: own photos only.
+        classifier_steps: own photos only.
+    """
+
+    pictures: int = 12_000
+    steps: int = 900
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    blocks: int = 6
+    width: int = 160
+    depth: int = 1
+    held_out: int = 320
+    samples: int = 4
+    autoencoder_steps: int = 3000
+    classifier_steps: int = 600
+
+
+def quickstart(
+    output: str | Path = "quickstart",
+    *,
+    images: str | Path | None = None,
+    network: str | None = None,
+    layers: Sequence[str] | None = None,
+    effort: Effort = Effort(),
+    seed: int = 0,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Train flows for some layers of one network, look at them, and write `index.html` and `summary.json`.
+
+    Args:
+        output: folder to write to; each layer's run lies there too.
+        images: a folder of one's own photos in place of drawn pictures. An autoencoder is trained on them; folders
+            per class inside of it also give the classifier.
+        network: whose layers; by default the shipped shape classifier, or the one trained on the photos.
+        layers: names, from the input to the output; by default some along the way.
+        effort: how long to train and how much to measure.
+        seed: of everything.
+        progress: bars on stderr.
+
+    Returns:
+        What `summary.json` holds: `seconds`, and for each layer nll_bits_per_dim, faithfulness_cosine,
+        top1_agreement, variance_remaining, and on drawn pictures `factors` and `probe`, kept shares by factor.
+
+    Raises:
+        UserError: folder, network or layers cannot be used; a flat folder of photos comes without `network`.
+    """
+    started = time.monotonic()
+    folder = Path(output)
+    check_writable(folder)
+    own = None if images is None else own_world(images, folder, network, effort, seed, progress)
+    if own is None:
+        training: Any = Shapes(effort.pictures, seed=1000 + seed)
+        held_out: Any = Shapes(effort.held_out, seed=2)
+        subject: str | nn.Module = network or NETWORK
+        autoencoder: str | nn.Module = AUTOENCODER
+    else:
+        training, held_out, subject, autoencoder = own.training, own.held_out, own.network, own.autoencoder
+    chosen = list(layers or (LAYERS if own is None and network is None else layers_worth_seeing(subject)))
+    if len(set(chosen)) != len(chosen) or not chosen:
+        raise UserError(f"layers {', '.join(chosen)} must be one or more different names")
+    fitted = _fit(subject, chosen, autoencoder, training, held_out, folder, effort, seed, progress)
+    readers = load_readers(zoo.fetch(READERS)) if own is None else {}
+    truth = held_out.factors(range(len(held_out))) if isinstance(held_out, Shapes) else None
+    reconstruction = _read_reconstructions(fitted[chosen[0]], held_out, readers)
+    summary: dict[str, Any] = {
+        "network": fitted[chosen[0]].representation.network_name,
+        "autoencoder": autoencoder if isinstance(autoencoder, str) else str(folder / "autoencoder"),
+        "images": "Shapes" if own is None else str(images),
+        "layers": {},
+    }
+    for layer in tqdm(chosen, desc="looking at samples", unit="layer", disable=not progress):
+        numbers = measure(fitted[layer], held_out, effort.samples, seed)
+        if truth is not None:
+            numbers["factors"] = sampled_factors(
+                fitted[layer], held_out, readers["reader"], truth, reconstruction, effort.samples, seed
+            )
+            probe = readers.get(f"{summary['network']}/{layer}")
+            if probe is not None:
+                numbers["probe"] = probed_factors(fitted[layer], held_out, probe, truth)
+        summary["layers"][layer] = numbers
+    story = Story(summary, fitted, _shown(held_out, 6, seed))
+    if own is None and network is None and layers is None:
+        summary["cue"] = _cue(training, held_out, folder, effort, readers, reconstruction, seed, progress)
+        story.conflict = conflict_pictures(8)
+    summary["seconds"] = round(time.monotonic() - started, 1)
+    with atomic(folder / SUMMARY) as draft:
+        draft.write_text(json.dumps(finite(summary), indent=2) + "\n")
+    write_page(story, folder / PAGE, seed)
+    return summary
+
+
+def _fit(
+    network: str | nn.Module,
+    layers: Sequence[str],
+    autoencoder: str | nn.Module,
+    training: Any,
+    held_out: Any,
+    folder: Path,
+    effort: Effort,
+    seed: int,
+    progress: bool,
+) -> dict[str, Interpreter]:
+    return fit_layers(
+        network,
+        layers,
+        autoencoder,
+        training,
+        held_out=held_out,
+        output=str(folder / "runs" / "{network}_{layer}"),
+        steps=effort.steps,
+        batch_size=effort.batch_size,
+        learning_rate=effort.learning_rate,
+        schedule="cosine",
+        warmup=max(1, effort.steps // 10),
+        ema=0.99,
+        blocks=effort.blocks,
+        width=effort.width,
+        depth=effort.depth,
+        checkpoint_every=max(effort.steps, 1),
+        samples_every=max(effort.steps, 1),
+        accelerator="cpu",
+        seed=seed,
+        progress=progress,
+    )
+
+
+def measure(interpreter: Interpreter, held_out: Any, samples: int, seed: int) -> dict[str, Any]:
+    """Likelihood, remaining variance, and how samples look to the network, on pictures kept out."""
+    data = FeatureData.of(held_out, held_out, progress=False)
+    data.prepare([interpreter.representation], interpreter.autoencoder, training=False)
+    features = data.held_out_features(interpreter.representation.layer)
+    seen = faithfulness(interpreter, held_out, n=samples, seed=seed, batch_size=32)
+    return {
+        "nll_bits_per_dim": bits_per_dim(interpreter.flow, features),
+        "faithfulness_cosine": seen["faithfulness_cosine"],
+        "top1_agreement": seen["top1_agreement"],
+        "variance_remaining": variance(interpreter.flow, features, n=8, seed=seed)["variance_remaining"],
+    }
+
+
+def sampled_factors(
+    interpreter: Interpreter,
+    world: Shapes,
+    reader: FactorReader,
+    truth: Mapping[str, Tensor],
+    reconstruction: Mapping[str, Tensor],
+    samples: int,
+    seed: int,
+) -> dict[str, float]:
+    """Share of every factor that samples keep; see `kept_by_samples`."""
+    parts = []
+    for start in range(0, len(world), 64):
+        images = world.images(range(start, min(start + 64, len(world))))
+        drawn = interpreter.sample(images, samples, generator=seeded("factors", seed, start))
+        parts.append(reader.read(drawn.flatten(0, 1)))
+    read = {name: torch.cat([part[name] for part in parts]).view(-1, samples) for name in truth}
+    return kept_by_samples(read, truth, reconstruction)
+
+
+@torch.inference_mode()
+def probed_factors(
+    interpreter: Interpreter, world: Shapes, probe: FactorReader, truth: Mapping[str, Tensor]
+) -> dict[str, float]:
+    """Share of every factor that the probe of this layer finds in it; see `kept_by_probe`."""
+    outputs = [
+        probe(interpreter.represent(world.images(range(start, min(start + 64, len(world))))))
+        for start in range(0, len(world), 64)
+    ]
+    return kept_by_probe(torch.cat(outputs), truth)
+
+
+def _read_reconstructions(
+    interpreter: Interpreter, world: Any, readers: Mapping[str, FactorReader]
+) -> dict[str, Tensor]:
+    if "reader" not in readers:
+        return {}
+    pictures = [
+        interpreter.reconstruct(world.images(range(start, min(start + 64, len(world)))))
+        for start in range(0, len(world), 64)
+    ]
+    return readers["reader"].read(torch.cat(pictures))
+
+
+def _cue(
+    training: Shapes,
+    held_out: Shapes,
+    folder: Path,
+    effort: Effort,
+    readers: Mapping[str, FactorReader],
+    reconstruction: Mapping[str, Tensor],
+    seed: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """Which cue the network took that saw shape and texture agree: by samples, and by pictures where they conflict."""
+    autoencoder = AUTOENCODER
+    fitted = _fit(CUE_NETWORK, [CUE_LAYER], autoencoder, training, held_out, folder, effort, seed, progress)
+    truth = held_out.factors(range(len(held_out)))
+    factors = sampled_factors(
+        fitted[CUE_LAYER], held_out, readers["reader"], truth, reconstruction, effort.samples, seed
+    )
+    kept = {name: factors[name] for name in ("shape", "texture")}
+    conflict = cue_conflict(zoo.load(CUE_NETWORK))
+    took = max(("shape", "texture"), key=lambda name: conflict[name])
+    return {"network": CUE_NETWORK, "layer": CUE_LAYER, "factors": kept, "conflict": conflict, "took": took}
+
+
+def conflicting(n: int, seed: int = 3) -> tuple[Shapes, Tensor]:
+    """A world and the indices of its first `n` pictures whose shape and texture name different classes."""
+    world = Shapes(4 * n, seed=seed)
+    factors = world.factors(range(4 * n))
+    return world, (factors["shape"] != factors["texture"]).nonzero()[:n, 0]
+
+
+@torch.inference_mode()
+def cue_conflict(network: nn.Module, n: int = 1000) -> dict[str, float]:
+    """Where shape and texture say different classes: how often the network follows which, or neither."""
+    world, indices = conflicting(n)
+    factors = world.factors(indices)
+    classes = torch.cat([network(world.images(part)).argmax(1) for part in torch.split(indices, 250)])
+    followed = {name: float((classes == factors[name]).double().mean()) for name in ("shape", "texture")}
+    return {**followed, "neither": 1 - sum(followed.values())}
+
+
+def conflict_pictures(n: int) -> Tensor:
+    """Pictures (n, 3, 64, 64) whose shape and texture name different classes."""
+    world, indices = conflicting(n)
+    return world.images(indices)
+
+
+def _shown(held_out: Any, n: int, seed: int) -> Tensor:
+    """Pictures for the page: of drawn ones, each with another shape and texture; of photos the first."""
+    n = min(n, len(held_out))
+    if not isinstance(held_out, Shapes):
+        return torch.stack([held_out[index]["image"] for index in range(n)])
+    factors = held_out.factors(range(n))
+    factors["shape"], factors["texture"] = (torch.arange(n) * 3 + 1) % 8, (torch.arange(n) * 5 + 1) % 8
+    factors["foreground_hue"] = (torch.arange(n) * 0.381966) % 1
+    factors["background_hue"] = (factors["foreground_hue"] + 0.45) % 1
+    return draw(factors)
