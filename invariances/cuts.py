@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from .errors import UserError, nearest
 from .layout import Layout, layout
-from .networks import Network, Preprocessing
+from .networks import Network
+from .preprocessing import Preprocessing
 from .taps import Extractor, Tap, calls_of
 
 
@@ -110,6 +111,7 @@ class Cuts:
             self._extractors = {
                 key: value for key, value in self._extractors.items() if key[1:] == (device, dtype)
             }
+            _ = self.calls  # says first where the network cannot run at all
             extractor = self._extractors[taps, device, dtype] = Extractor(self.network, taps, self._probe())
         outputs = extractor(inputs.clone())  # a network may work on its input in place
         return inputs, dict(zip(taps, outputs, strict=True))

@@ -72,15 +72,15 @@ def layout(
     if len(shape) == 3:
         for number in _EXTRA_TOKENS if extra is None else (extra, *_EXTRA_TOKENS):
             grid = _grid(shape[1] - number, aspect)
-            if grid:
+            if grid and (grid != (1, 1) or number in (0, extra)):
                 return Layout("tokens", number, grid)
         return f"gives {tuple(shape[1:])}, which are not the tokens of an image"
     return f"gives {tuple(shape[1:])}, which is no vector, map or tokens"
 
 
 def _fits(height: int, width: int, aspect: tuple[int, int]) -> bool:
-    """Whether height : width is the aspect, give or take one cell."""
-    return abs(height * aspect[1] - width * aspect[0]) <= max(aspect)
+    """Whether height : width is the aspect, give or take less than one cell."""
+    return abs(height * aspect[1] - width * aspect[0]) < max(aspect)
 
 
 def _grid(cells: int, aspect: tuple[int, int]) -> tuple[int, int] | None:

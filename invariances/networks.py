@@ -1,9 +1,10 @@
 """A network under study by name: its module, weights, preprocessing and class names.
 
-Names are looked up among the published and shipped classifiers (`invariances.zoo`), then torchvision, then timm;
-`torchvision/NAME` and `timm/NAME` say which where both know one. Any nn.Module is taken too. A module may say how it
-wants its images and what its layers and classes are called, by the attributes `preprocessing` (a mapping with the
-fields of `Preprocessing`), `layer_aliases` (alias -> layer) and `class_names`.
+Names are looked up among the published and shipped classifiers (`invariances.zoo`, with the published preprocessing and
+short layer names), then torchvision, then timm; `torchvision/NAME` and `timm/NAME` say which where several know one.
+Any nn.Module is taken too. A module may say how it wants its images and what its layers and classes are called, by the
+attributes `preprocessing` (a mapping with the fields of `Preprocessing`), `layer_aliases` (alias -> layer) and
+`class_names`.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ import copy
 import inspect
 import json
 import os
-import pickle
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,76 +23,9 @@ from torch import Tensor, nn
 
 from .checkpoints import fit_weights, load_weights
 from .errors import UserError, nearest
+from .preprocessing import Preprocessing
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 UNTRAINED = "random"
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From images in [-1, 1] of any size to what a network takes: the whole picture resized, then normalised.
-
-    Args:
-        size: side in pixels, or (height, width).
-        mean, std: of each channel, for values in [0, 1].
-        interpolation: nearest, bilinear or bicubic.
-        antialias: smooth before making images smaller.
-    """
-
-    size: int | tuple[int, int] = 224
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    interpolation: str = "bilinear"
-    antialias: bool = True
-
-    def __post_init__(self) -> None:
-        if self.interpolation not in INTERPOLATIONS:
-            raise UserError(
-                f"interpolation {self.interpolation!r} is unknown; use {nearest(self.interpolation, INTERPOLATIONS)}."
-            )
-        if min(self.shape) < 1 or min(self.std) <= 0 or not {len(self.mean), len(self.std)} <= {1, 3}:
-            raise UserError(
-                f"preprocessing to size {self.size} with mean {self.mean} and std {self.std} is impossible: give a "
-                "size of at least 1, and one or three means and positive standard deviations."
-            )
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(height, width)."""
-        return (self.size, self.size) if isinstance(self.size, int) else self.size
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """(resize((images + 1) / 2) - mean) / std: (N, 3, H, W) in [-1, 1] to network inputs; differentiable."""
-        x = images
-        if tuple(x.shape[-2:]) != self.shape:
-            smooth = self.interpolation != "nearest"
-            x = nn.functional.interpolate(
-                x,
-                self.shape,
-                mode=self.interpolation,
-                align_corners=False if smooth else None,
-                antialias=self.antialias and smooth,
-            )
-        mean, std = (x.new_tensor(each).view(1, -1, 1, 1) for each in (self.mean, self.std))
-        return ((x + 1) / 2 - mean) / std
-
-    @classmethod
-    def of(cls, values: Mapping[str, Any]) -> Preprocessing:
-        """From a mapping with some of the fields; others keep their defaults."""
-        known = {each.name for each in fields(cls)}
-        values = {key: value for key, value in values.items() if key in known and value is not None}
-        size = values.get("size", cls.size)
-        if not isinstance(size, int):
-            sides = tuple(int(side) for side in size)
-            values["size"] = sides[0] if len(set(sides)) == 1 else sides
-        for key in ("mean", "std"):
-            if key in values:
-                given = values[key]
-                values[key] = (
-                    tuple(float(v) for v in given) if isinstance(given, Sequence) else (float(given),)
-                )
-        return cls(**values)
 
 
 @dataclass(frozen=True)
@@ -141,7 +74,7 @@ def _by_name(name: str, weights: str | None) -> Network:
         return _from_torchvision(name, rest, weights)
     if source == "timm" and _in_timm(rest):
         return _from_timm(name, rest, weights)
-    if name in _zoo_names():
+    if name in _zoo_names() and not _is_torchvision_weights(name, weights):
         return _from_zoo(name, weights)
     if name in _torchvision_names():
         return _from_torchvision(name, name, weights)
@@ -172,13 +105,12 @@ def _from_module(module: nn.Module, weights: str | None) -> Network:
     said = getattr(module, "preprocessing", None)
     if not isinstance(said, Mapping):
         said = _timm_preprocessing(module) or {}
-    class_names = getattr(module, "class_names", None)
     return Network(
         module,
         title,
         weights=weights,
         preprocessing=Preprocessing.of(said),
-        class_names=list(class_names) if class_names else None,
+        class_names=_class_names(module),
         aliases=dict(getattr(module, "layer_aliases", {})),
     )
 
@@ -195,14 +127,10 @@ def _from_torchvision(given: str, name: str, weights: str | None) -> Network:
     published = models.get_model_weights(name)
     named = published.__members__.get(weights or "DEFAULT", None)
     entry = named or published.__members__.get("DEFAULT")
-    options: dict[str, Any] = {}
-    if name in ("googlenet", "inception_v3"):
-        options = {"init_weights": False, "transform_input": weights != UNTRAINED}
-    if "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters:
-        options = {"weights_backbone": None}
+    transform = {"transform_input": weights != UNTRAINED} if name in ("googlenet", "inception_v3") else {}
 
     def build(**classes: int) -> nn.Module:
-        return _seeded(lambda: models.get_model(name, weights=None, **options, **classes))
+        return _torchvision_module(name, **transform, **classes)
 
     module = build()
     class_names = entry.meta.get("categories") if entry else None
@@ -215,6 +143,24 @@ def _from_torchvision(given: str, name: str, weights: str | None) -> Network:
     else:
         module, class_names = _loaded(module, weights, name, lambda n: build(num_classes=n), class_names)
     return Network(module, name, given, weights, _torchvision_preprocessing(entry), class_names)
+
+
+def _torchvision_module(name: str, **options: Any) -> nn.Module:
+    """Untrained."""
+    from torchvision import models
+
+    accepted = inspect.signature(models.get_model_builder(name)).parameters
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False  # scipy's truncated normal takes a minute
+    if "weights_backbone" in accepted:
+        options["weights_backbone"] = None
+    return _seeded(lambda: models.get_model(name, weights=None, **options))
+
+
+def _is_torchvision_weights(name: str, weights: str | None) -> bool:
+    from torchvision import models
+
+    return name in _torchvision_names() and weights in models.get_model_weights(name).__members__
 
 
 def _torchvision_preprocessing(entry: Any) -> Preprocessing:
@@ -238,7 +184,7 @@ def _fetched(entry: Any, name: str) -> Mapping[str, Tensor]:
         raise UserError(f"the weights of {name} are not here, and INVARIANCES_OFFLINE is set; {advice}.")
     try:
         state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # the network's, the file's, and whatever broken bytes lead the unpickler to
         raise UserError(f"the weights of {name} could not be fetched ({_short(error)}); {advice}.") from error
     return state
 
@@ -305,11 +251,58 @@ def _timm_preprocessing(module: nn.Module) -> dict[str, Any] | None:
 
 
 def _zoo_names() -> list[str]:
-    return []
+    from . import zoo
+
+    return zoo.names("classifier")
 
 
 def _from_zoo(name: str, weights: str | None) -> Network:
-    raise NotImplementedError(name)
+    from . import zoo
+
+    entry = zoo.entry(name)
+    architecture = entry.get("architecture", {})
+    class_names = _imagenet_names() if architecture.get("classes") == 1000 and weights != UNTRAINED else None
+    if weights is None:
+        module = zoo.load(name)
+    elif "package" in entry:
+        raise UserError(
+            f"{name} comes with its weights; leave out weights={weights!r}, or give another network."
+        )
+    else:
+        module = _seeded(lambda: zoo.build(name))
+    if weights not in (None, UNTRAINED):
+        assert weights is not None
+        module, class_names = _loaded(
+            module,
+            weights,
+            name,
+            lambda n: _torchvision_module(architecture["name"], num_classes=n),
+            class_names,
+        )
+    said = entry.get("preprocessing") or getattr(module, "preprocessing", {})
+    return Network(
+        module,
+        name,
+        name,
+        weights,
+        Preprocessing.of(said),
+        class_names or _class_names(module),
+        dict(entry.get("aliases", {})),
+    )
+
+
+def untrained(network: str | nn.Module) -> str | None:
+    """The `weights` with which a network can be had without a download: its own, if it ships or is a module."""
+    if isinstance(network, nn.Module):
+        return None
+    from . import zoo
+
+    return None if network in _zoo_names() and "package" in zoo.entry(network) else UNTRAINED
+
+
+def _class_names(module: nn.Module) -> list[str] | None:
+    said = getattr(module, "class_names", None) or getattr(module, "classes", None)
+    return [str(each) for each in said] if isinstance(said, (list, tuple)) else None
 
 
 def _loaded(

@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from .cuts import Cuts
 from .errors import UserError, nearest
 from .layout import TOKENS
-from .networks import UNTRAINED, Network, Preprocessing, find
+from .networks import Network, find, untrained
+from .preprocessing import Preprocessing
 from .taps import Tap
 
 _VIRTUAL = ("input", "logits", "softmax")
@@ -343,9 +344,7 @@ def survey(
 
     Arguments as for `Representation.layers`.
     """
-    if isinstance(network, str) and weights is None:
-        weights = UNTRAINED
-    cuts = Representation(network, "input", weights, **options)._cuts
+    cuts = Representation(network, "input", weights or untrained(network), **options)._cuts
     aliases: dict[str, list[str]] = {}
     for alias, layer in cuts.source.aliases.items():
         aliases.setdefault(layer, []).append(alias)
