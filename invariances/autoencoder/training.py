@@ -171,8 +171,9 @@ class AutoencoderTask(pl.LightningModule):
         """Adam for the VAE, and another for the critic."""
         rate = self.schedule.learning_rate
         fused = self.device.type in ("cpu", "cuda")
+        learning = [each for each in self.vae.parameters() if each.requires_grad]
         optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Adam(self.vae.residual_parameters(), lr=rate, betas=(0.9, 0.99), fused=fused)
+            torch.optim.Adam(learning, lr=rate, betas=(0.9, 0.99), fused=fused)
         ]
         if self.critic is not None:
             optimizers.append(
@@ -206,13 +207,13 @@ class AutoencoderTask(pl.LightningModule):
             ratio = gradient.norm() / wish.norm().clamp_min(1e-12)
             gradient = gradient + self.objective.adversarial * ratio * wish
         kl = posterior.kl().mean()
-        self._update(vae_optimizer, (decoded * gradient).sum() + self.objective.kl * kl, self.vae)
+        self._update(vae_optimizer, (decoded * gradient).sum() + self.objective.kl * kl)
         self.averaged.update_parameters(self.vae)
         numbers = {"l1": pixels, "perceptual": distance, "kl": kl}
         if adversarial:
             assert self.critic is not None
             numbers["critic"] = self.critic.loss(images, picture.detach())
-            self._update(critic_optimizers[0], numbers["critic"], self.critic)
+            self._update(critic_optimizers[0], numbers["critic"])
         if not torch.isfinite(pixels + kl):
             raise UserError(
                 f"the autoencoder's loss is not finite at step {self.done}; use a lower learning rate than "
@@ -222,13 +223,14 @@ class AutoencoderTask(pl.LightningModule):
         self.done_steps.fill_(self.done)
         self.log_dict({name: value.detach() for name, value in numbers.items()}, prog_bar=True)
 
-    def _update(self, optimizer: Any, loss: Tensor, module: torch.nn.Module) -> None:
+    def _update(self, optimizer: Any, loss: Tensor) -> None:
         for group in optimizer.param_groups:
             group.setdefault("highest_lr", group["lr"])
             group["lr"] = group["highest_lr"] * self.schedule.scale(self.done)
         optimizer.zero_grad()
         self.manual_backward(loss)
-        torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+        learning = [each for group in optimizer.param_groups for each in group["params"]]
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
         optimizer.step()
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
@@ -310,6 +312,7 @@ def fit_autoencoder(
     if not resuming:
         some = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(schedule.seed))[:20_000]
         vae.start_linear(from_uint8(pictures[some]))
+    vae.freeze_linear()
     task = AutoencoderTask(vae, objective, schedule, perceptual)
     task.save_hyperparameters(
         {"vae": vae.config, "objective": asdict(objective), "schedule": asdict(schedule)}
@@ -348,4 +351,4 @@ def fit_autoencoder(
         if task.done:
             trainer.save_checkpoint(last)
             save_autoencoder(task.result, folder / "autoencoder.safetensors")
-    return task.result.eval()
+    return task.result.requires_grad_(False).eval()

@@ -178,11 +178,6 @@ class VAE(nn.Module):
         """The reconstruction D(mode of E(x)), (N, 3, S, S) in [-1, 1]."""
         return self.decode(self.encode(images).mode())
 
-    def residual_parameters(self) -> list[nn.Parameter]:
-        """What training changes: everything but the linear paths, which stay at the principal components."""
-        linear = {id(each) for half in (self.encoder, self.decoder) for each in half.linear.parameters()}
-        return [each for each in self.parameters() if id(each) not in linear]
-
     def fingerprint(self) -> str:
         """A hash of architecture and weights: equal for equal behaviour, so that a cache knows its autoencoder."""
         digest = hashlib.sha256(repr(sorted(self.config.items())).encode())
@@ -212,3 +207,8 @@ class VAE(nn.Module):
         self.encoder.linear.bias.copy_(-(vectors / scale).T @ mean)
         self.decoder.linear.weight.copy_(vectors * scale)
         self.decoder.linear.bias.copy_(mean)
+
+    def freeze_linear(self) -> None:
+        """Leave the linear paths at the principal components: training changes everything but them."""
+        for half in (self.encoder, self.decoder):
+            half.linear.requires_grad_(False)

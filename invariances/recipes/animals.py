@@ -29,8 +29,8 @@ CLASS_NAMES = {
     "n02132136": "brown bear",
     "n02138441": "meerkat",
 }
-OBJECTIVE = Objective(perceptual=0.1, perceptual_start=0.76, kl=1e-5, adversarial=0.25, adversarial_start=0.8)
-SCHEDULE = Schedule(steps=12_500, batch_size=32, learning_rate=1e-3, shift=2, seed=SEED)
+OBJECTIVE = Objective(perceptual=0.1, perceptual_start=0.5, kl=1e-5, adversarial=0.25, adversarial_start=0.72)
+SCHEDULE = Schedule(steps=12_000, batch_size=32, learning_rate=1e-3, shift=2, seed=SEED)
 
 
 def faces_of(photos: Path, views: int = 1) -> tuple[ImageFolder, ImageFolder]:
