@@ -111,7 +111,7 @@ class AffineHalf(nn.Module):
 
 
 class DoubleCoupling(nn.Module):
-    """Two affine couplings: the first half given the second, then the second given the new first.
+    """Two affine couplings: the second half given the first, then the first given the new second.
 
     The halves leave swapped. An odd dimension gives the first half one more entry. Each half is told
     the embedded representation besides the half that it is given.
@@ -120,22 +120,22 @@ class DoubleCoupling(nn.Module):
     def __init__(self, dim: int, condition: int, width: int, depth: int) -> None:
         super().__init__()
         self.sizes = [dim - dim // 2, dim // 2]
-        first, second = self.sizes
-        self.first = AffineHalf(first, second + condition, width, depth)
-        self.second = AffineHalf(second, first + condition, width, depth)
+        a, b = self.sizes
+        self.first = AffineHalf(b, a + condition, width, depth)
+        self.second = AffineHalf(a, b + condition, width, depth)
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """(y (N, D), log-det (N,)) for x (N, D) and condition (N, E)."""
         a, b = torch.split(x, self.sizes, dim=1)
-        a, log_det_a = self.first(a, torch.cat([b, condition], dim=1))
-        b, log_det_b = self.second(b, torch.cat([a, condition], dim=1))
+        b, log_det_b = self.first(b, torch.cat([a, condition], dim=1))
+        a, log_det_a = self.second(a, torch.cat([b, condition], dim=1))
         return torch.cat([b, a], dim=1), log_det_a + log_det_b
 
     def inverse(self, y: Tensor, condition: Tensor) -> Tensor:
         """The x that forward maps to y."""
         b, a = torch.split(y, self.sizes[::-1], dim=1)
-        b = self.second.inverse(b, torch.cat([a, condition], dim=1))
-        a = self.first.inverse(a, torch.cat([b, condition], dim=1))
+        a = self.second.inverse(a, torch.cat([b, condition], dim=1))
+        b = self.first.inverse(b, torch.cat([a, condition], dim=1))
         return torch.cat([a, b], dim=1)
 
 

@@ -301,9 +301,9 @@ def test_coupling_and_permutation_by_hand():
     a, b = x[:, :2], x[:, 2:]
     total = 0
     for half in (coupling.first, coupling.second):
-        told = torch.cat([b, e], 1)
+        told = torch.cat([a, e], 1)
         s, t = torch.tanh(half.s(told)), half.t(told)
-        a, total = a * s.exp() + t, total + s.sum(1)
+        b, total = b * s.exp() + t, total + s.sum(1)
         a, b = b, a
     assert torch.allclose(y, torch.cat([b, a], 1), atol=1e-6)
     assert torch.allclose(log_det, total, atol=1e-6)
