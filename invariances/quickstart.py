@@ -254,7 +254,8 @@ def _cue(
     )
     kept = {name: factors[name] for name in ("shape", "texture")}
     conflict = cue_conflict(zoo.load(CUE_NETWORK))
-    took = max(("shape", "texture"), key=lambda name: conflict[name])
+    shape, texture = conflict["shape"], conflict["texture"]
+    took = "shape" if shape > 2 * texture else "texture" if texture > 2 * shape else "both"
     return {"network": CUE_NETWORK, "layer": CUE_LAYER, "factors": kept, "conflict": conflict, "took": took}
 
 

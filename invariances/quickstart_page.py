@@ -175,8 +175,8 @@ def _cue(cue: Mapping[str, Any], conflict: Tensor) -> list[str]:
             f"{cue['network']} was trained where shape and texture always agreed, so that either would do. Samples "
             f"of its {cue['layer']} keep {kept['shape']:.2f} of the shape and {kept['texture']:.2f} of the texture. "
             f"Pictures in which the two disagree confirm it: it follows the shape in {100 * shares['shape']:.0f} %, "
-            f"the texture in {100 * shares['texture']:.0f} %, neither in {100 * shares['neither']:.0f} %. It took the "
-            f"{cue['took']}."
+            f"the texture in {100 * shares['texture']:.0f} %, neither in {100 * shares['neither']:.0f} %. It "
+            + ("took both, and is torn." if cue["took"] == "both" else f"took the {cue['took']}.")
         ),
         picture(grid(conflict[None], scale=2), "pictures whose shape and texture name different classes"),
     ]

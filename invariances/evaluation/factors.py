@@ -127,6 +127,9 @@ class FactorReader(nn.Module):
         channels, side, across = shape[0], shape[1], shape[2]
         layers: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)]
         stage = 0
+        if channels > 3:
+            layers.append(ResidualBlock(channels, 2 * width))
+            channels = 2 * width
         while min(side, across) >= 8:
             outputs = width * min(2**stage, 4)
             if stage == 0 and channels <= 3:

@@ -1,0 +1,84 @@
+import json
+from pathlib import Path
+
+import pytest
+
+import invariances.quickstart
+from invariances.__main__ import main
+from invariances.data.images import to_uint8
+from invariances.data.shapes import FACTORS, Shapes
+from invariances.quickstart import Effort
+
+TINY = Effort(
+    pictures=48,
+    steps=2,
+    batch_size=16,
+    blocks=2,
+    width=16,
+    held_out=12,
+    samples=2,
+    autoencoder_steps=2,
+    classifier_steps=2,
+)
+PLAIN = {"nll_bits_per_dim", "faithfulness_cosine", "top1_agreement", "variance_remaining"}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(invariances.quickstart, "Effort", lambda: TINY)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def photos(folder: Path, classes: list[str]) -> Path:
+    from PIL import Image
+
+    for index, image in enumerate(to_uint8(Shapes(24).images(range(24))).numpy()):
+        place = folder / classes[index % len(classes)]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{index}.png")
+    return folder
+
+
+def test_without_arguments_the_drawn_world(tmp_path, capsys) -> None:
+    assert main(["quickstart", "--output", str(tmp_path / "q")]) == 0
+    summary = json.loads((tmp_path / "q" / "summary.json").read_text())
+    assert summary["seconds"] > 0
+    assert len(summary["layers"]) >= 4
+    for numbers in summary["layers"].values():
+        assert set(numbers) >= PLAIN
+        assert set(numbers["factors"]) == set(numbers["probe"]) == set(FACTORS)
+        assert isinstance(numbers["nll_bits_per_dim"], float)
+    assert set(summary["cue"]["conflict"]) == {"shape", "texture", "neither"}
+    page = (tmp_path / "q" / "index.html").read_text()
+    assert page.count("data:image") >= len(summary["layers"]) + 2
+    assert not any(word in page for word in ("http:", "https:", "src=\"/", "<script", "<link"))
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert lines[0].endswith("index.html")
+    assert len([line for line in lines if line.strip().startswith("invariances ")]) == 3
+
+
+def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
+    folder = photos(tmp_path / "photos", ["left", "right"])
+    assert main(["quickstart", "--images", str(folder), "--output", str(tmp_path / "q")]) == 0
+    captured = capsys.readouterr()
+    assert "about" in captured.err
+    summary = json.loads((tmp_path / "q" / "summary.json").read_text())
+    assert len(summary["layers"]) >= 4
+    assert all("factors" not in numbers for numbers in summary["layers"].values())
+    assert "left" not in summary["layers"]
+    assert (tmp_path / "q" / "index.html").exists()
+
+
+def test_a_flat_folder_asks_for_a_network(tmp_path, capsys) -> None:
+    folder = photos(tmp_path / "photos", ["."])
+    assert main(["quickstart", "--images", str(folder), "--output", str(tmp_path / "q")]) == 2
+    assert "--network" in capsys.readouterr().err
+
+
+def test_errors_and_help(tmp_path, capsys) -> None:
+    assert main(["quickstart", "--steps", "0", "--output", str(tmp_path / "q")]) == 2
+    assert "--steps" in capsys.readouterr().err
+    assert main(["quickstart", "--layers", "[stage9]", "--output", str(tmp_path / "q")]) == 2
+    assert "stage9" in capsys.readouterr().err
+    assert main(["quickstart", "--help"]) == 0
+    assert "invariances quickstart --images photos/" in capsys.readouterr().out

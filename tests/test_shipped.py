@@ -1,0 +1,91 @@
+"""The models that come with the package do what the page says of them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from invariances import zoo
+from invariances.classifier import accuracy
+from invariances.data.shapes import FACTORS, Shapes
+from invariances.evaluation.factors import kept_by_probe, load_readers, reading_quality
+from invariances.quickstart import READERS, cue_conflict
+from invariances.representation import Representation
+
+N = 600
+
+
+@pytest.fixture(scope="module")
+def world() -> Shapes:
+    return Shapes(N, seed=77)
+
+
+@pytest.fixture(scope="module")
+def readers():
+    return load_readers(zoo.fetch(READERS))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("shapes_shape", {"target": "shape"}),
+        ("shapes_texture", {"target": "texture"}),
+        ("shapes_colour", {"target": "foreground_hue"}),
+        ("shapes_cue", {"target": "shape", "correlate": ("shape", "texture")}),
+    ],
+)
+def test_classifiers_name_their_target(name, kind) -> None:
+    assert accuracy(zoo.load(name), Shapes(2000, seed=77, **kind), 2000) >= 0.98
+
+
+def test_the_autoencoder_gives_back_the_picture_and_all_its_factors(world, readers) -> None:
+    vae = zoo.load("shapes_vae")
+    images, truth = world.images(range(N)), world.factors(range(N))
+    with torch.inference_mode():
+        decoded = torch.cat([vae.decode(vae.encode(part).mode()) for part in images.split(100)])
+    assert float((decoded - images).abs().mean()) < 0.035
+    quality = reading_quality(readers["reader"].read(decoded), truth)
+    assert all(quality[name] >= 0.96 for name in FACTORS), quality
+
+
+def test_the_reader_reads_pictures_as_drawn(world, readers) -> None:
+    quality = reading_quality(readers["reader"].read(world.images(range(N))), world.factors(range(N)))
+    assert all(quality[name] >= 0.96 for name in FACTORS), quality
+
+
+def test_what_layers_of_the_shape_classifier_keep_by_their_probes(world, readers) -> None:
+    layers = [name.partition("/")[2] for name in readers if "/" in name]
+    taps = Representation.many("shapes_shape", layers)
+    with torch.inference_mode():
+        parts = [taps(part) for part in world.images(range(N)).split(100)]
+        kept = {
+            layer: kept_by_probe(
+                torch.cat([readers[f"shapes_shape/{layer}"](part[layer]) for part in parts]),
+                world.factors(range(N)),
+            )
+            for layer in layers
+        }
+    for layer in layers:
+        assert kept[layer]["shape"] > 0.95, layer
+    for late in ("pool", "logits"):
+        assert abs(kept[late]["foreground_hue"]) < 0.1
+        assert abs(kept[late]["texture"]) < 0.1
+    assert kept["stage2"]["background_hue"] > 0.9
+    assert kept["stage4"]["x"] > 0.9
+    assert kept["logits"]["x"] < kept["pool"]["x"]
+
+
+def test_which_cue_networks_follow_where_two_conflict() -> None:
+    """Chance is 1/8 for each cue; the network that saw them agree uses both, and is often torn."""
+    followed = cue_conflict(zoo.load("shapes_cue"), 500)
+    assert sum(followed.values()) == pytest.approx(1)
+    assert min(followed["shape"], followed["texture"]) > 0.2
+    shape_only = cue_conflict(zoo.load("shapes_shape"), 500)
+    assert shape_only["shape"] > 0.98
+    assert cue_conflict(zoo.load("shapes_texture"), 500)["texture"] > 0.98
+
+
+def test_they_are_small() -> None:
+    files = list((Path(zoo.__file__).parent / "weights").glob("shapes_*.safetensors"))
+    assert len(files) == 6
+    assert sum(file.stat().st_size for file in files) <= 12_000_000
