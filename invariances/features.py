@@ -55,8 +55,9 @@ class Features:
         if len(self.sources) == 1:
             return self.sources[0].batch(indices, self.layer)
         owners = torch.bucketize(indices, self.starts, right=True) - 1
-        order, parts = [], []
-        for owner in owners.unique():
+        order: list[Tensor] = []
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for owner in range(len(self.sources)):
             places = (owners == owner).nonzero()[:, 0]
             order.append(places)
             parts.append(self.sources[owner].batch(indices[places] - self.starts[owner], self.layer))

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -15,7 +16,7 @@ from .commands.parsing import explained, help_formatter, split_docstring
 from .errors import UserError
 from .interpreter import autoencoder_of
 from .representation import Representation
-from .run import CONFIG, LAST, atomic, check_writable, resume_command
+from .run import LAST, check_writable, resume_command, write_config
 from .training import FlowTraining, Schedule, new_flow
 from .training_data import CacheOptions, FeatureData
 from .training_loop import parts, quiet
@@ -143,10 +144,7 @@ class FitCLI(LightningCLI):
         kept = self.config.clone()
         kept.ckpt_path = None
         kept.pop("config", None)
-        text = self.parser.dump(kept, skip_none=False)
-        header = f"# Train again: invariances fit -c {self.folder / CONFIG} --output ANOTHER_FOLDER\n"
-        with atomic(self.folder / CONFIG) as draft:
-            draft.write_text(header + text)
+        write_config(self.folder, yaml.safe_load(self.parser.dump(kept, skip_none=False)))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The configured trainer with what makes a run: metrics, grids, checkpoints, signals, a bar."""

@@ -99,8 +99,9 @@ class Interpreter:
     def decode(self, latents: Tensor) -> Tensor:
         """D(z̄): latents (..., D) to images (..., 3, S, S) in [-1, 1], some at a time."""
         flat = latents.to(self.device).flatten(0, -2)
-        images = torch.cat([self.autoencoder.decode(part) for part in flat.split(_CHUNK)])  # type: ignore[operator]
-        return images.unflatten(0, latents.shape[:-1])
+        decode: Any = self.autoencoder.decode
+        images = torch.cat([decode(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)])
+        return images.reshape(*latents.shape[:-1], *images.shape[1:])
 
     @torch.no_grad()
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -169,7 +170,7 @@ class Interpreter:
         name = getattr(self.autoencoder, "published_name", None)
         if name is None:
             with atomic(folder / AUTOENCODER) as draft:
-                save_autoencoder(self.autoencoder, draft)
+                save_autoencoder(self.autoencoder, draft)  # type: ignore[arg-type]
         metadata = {
             "kind": "interpreter",
             "flow": json.dumps(self.flow.config),

@@ -83,7 +83,7 @@ def _squarish(images: Tensor) -> Tensor:
     columns = max(1, int(np.ceil(np.sqrt(count))))
     rows = -(-count // columns)
     blank = images.new_ones(rows * columns - count, *images.shape[1:])
-    return torch.cat([images, blank]).unflatten(0, (rows, columns))
+    return torch.cat([images, blank]).reshape(rows, columns, *images.shape[1:])
 
 
 def _fitting(text: str, font: ImageFont.ImageFont | ImageFont.FreeTypeFont, width: int) -> str:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
 
@@ -85,6 +86,20 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
         raise UserError(
             f"folder {str(folder)!r} cannot be written to ({error.strerror}); choose another --output"
         ) from None
+
+
+def write_config(folder: str | os.PathLike[str], config: dict[str, Any]) -> None:
+    """A run's config.yaml, ready for `invariances fit -c`; names that only Python knew are null."""
+    import yaml
+
+    path = Path(folder) / CONFIG
+    header = f"# Train again: invariances fit -c {shlex.quote(str(path))} --output ANOTHER_FOLDER\n"
+    if None in (config["model"]["network"], config["model"]["autoencoder"], config["data"]["images"]):
+        header += (
+            "# Trained in Python: what is null was given as an object; name it, or a file, to train again.\n"
+        )
+    with atomic(path) as draft:
+        draft.write_text(header + yaml.safe_dump(config, sort_keys=False))
 
 
 def resume_command(folder: str | os.PathLike[str]) -> str:

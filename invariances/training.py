@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from .features import Batch
 from .flow import ConditionalFlow
 from .interpreter import Interpreter, autoencoder_of
 from .representation import Representation
-from .run import CONFIG, LAST, Stopped, check_writable
+from .run import CONFIG, LAST, Stopped, check_writable, write_config
 from .training_data import CacheOptions, FeatureData, Images
 from .training_loop import parts, quiet
 
@@ -62,7 +63,7 @@ class FlowTraining(LightningModule):
             raise UserError(f"learning_rate is {learning_rate}; it must be above 0")
         self.flow = flow
         self.average = deepcopy(flow).requires_grad_(False).eval() if ema else None
-        self.frozen = (representation, autoencoder)
+        self.frozen = (representation, autoencoder.eval().requires_grad_(False))
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
         self.ema, self.seed = ema, seed
         self.loss_sum, self.loss_count = torch.zeros(()), 0
@@ -124,8 +125,8 @@ class FlowTraining(LightningModule):
             self.average.load_state_dict(self.flow.state_dict())
         else:
             decay = min(self.ema, step / (step + 10))
-            pairs = list(self.average.parameters()), [each.detach() for each in self.flow.parameters()]
-            torch._foreach_lerp_(*pairs, 1 - decay)
+            average: list[Tensor] = list(self.average.parameters())
+            torch._foreach_lerp_(average, [each.detach() for each in self.flow.parameters()], 1 - decay)
 
     def train(self, mode: bool = True) -> FlowTraining:
         """Train mode for the flow that learns; the average stays in eval mode."""
@@ -134,7 +135,7 @@ class FlowTraining(LightningModule):
             self.average.eval()
         return self
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """Fused Adam, betas (0.5, 0.9), and a learning rate that is a function of the step."""
         rate = self.learning_rate
         if rate is None:
@@ -152,7 +153,7 @@ class FlowTraining(LightningModule):
             "flow": self.flow.config,
             "layer": representation.layer,
             "network": representation.fingerprint(),
-            "autoencoder": autoencoder.fingerprint(),
+            "autoencoder": autoencoder.fingerprint(),  # type: ignore[operator]
             "average": self.average is not None,
         }
 
@@ -317,6 +318,25 @@ def fit_layers(
             seed=seed,
         )
         folder = None if output is None else _folder(str(output), representation, resume)
+        if folder:
+            model: dict[str, Any] = {
+                "network": _name(network),
+                "layer": layer,
+                "autoencoder": _name(autoencoder),
+            }
+            model |= {"weights": _name(weights), "blocks": blocks, "width": width, "depth": depth}
+            model |= {"learning_rate": learning_rate, "schedule": schedule, "warmup": warmup, "ema": ema}
+            config = {
+                "seed_everything": seed,
+                "trainer": {"max_steps": steps, "accelerator": accelerator, "log_every_n_steps": log_every},
+                "model": model,
+                "data": data.settings(),
+                "cache": asdict(data.cache),
+                "output": str(folder),
+                "checkpoint_every": checkpoint_every,
+                "samples_every": samples_every,
+            }
+            write_config(folder, config)
         go_on = folder / LAST if folder and resume else None
         with quiet():
             trainer = Trainer(
@@ -334,9 +354,14 @@ def fit_layers(
             except Stopped as stop:
                 raise KeyboardInterrupt(str(stop)) from None
         interpreters[layer] = training.interpreter().eval()
-        if folder:
+        if folder and trainer.is_global_zero:
             interpreters[layer].save(folder)
     return interpreters
+
+
+def _name(given: object) -> str | None:
+    """What a config can say of a name or path; objects have none."""
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
 
 
 def _folder(pattern: str, representation: Representation, resume: bool) -> Path:

@@ -95,6 +95,20 @@ class FeatureData(LightningDataModule):
         data.cache, data.progress = cache or CacheOptions(), progress
         return data
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments of the class that make the same data; images is None for a data set."""
+        named = not isinstance(self.images, Dataset)
+        return {
+            "images": _paths(self.images) if named else None,
+            "held_out": self.held_out if isinstance(self.held_out, float) else 0.1,
+            "also": self.also,
+            "batch_size": self.batch_size,
+            "crop": self.crop,
+            "views": self.views,
+            "skip_broken": self.skip_broken,
+            "split_seed": self.split_seed,
+        }
+
     def read(self, size: int) -> None:
         """Lists and splits the pictures, squares of `size` pixels.
 
@@ -176,6 +190,12 @@ class FeatureData(LightningDataModule):
             trainer.global_rank,
             trainer.world_size,
         )
+
+
+def _paths(images: Any) -> str | list[str]:
+    return (
+        os.fspath(images) if isinstance(images, (str, os.PathLike)) else [os.fspath(each) for each in images]
+    )
 
 
 def _split(

@@ -19,7 +19,6 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 from tqdm import tqdm
 
 from .checkpoint_io import AtomicCheckpoints
@@ -90,7 +89,8 @@ class Measure(Callback):
         """Measure and report where it is due."""
         step = trainer.global_step
         last = batch_idx + 1 == trainer.num_training_batches or step == trainer.max_steps
-        if step % trainer.log_every_n_steps and not last:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if step % every and not last:
             return
         pl_module.check_finite()
         row = {"epoch": float(trainer.current_epoch), "nll": pl_module.nats_per_dim(pl_module.take_loss())}
@@ -110,7 +110,8 @@ class Measure(Callback):
         )
         training.train()
         total = trainer.strategy.reduce(total.to(training.device, torch.float32), reduce_op="sum")
-        return float(total[0] / total[1]) / training.flow.latent_dim
+        mean: float = float(total[0] / total[1]) / training.flow.latent_dim
+        return mean
 
 
 class SampleGrids(Callback):

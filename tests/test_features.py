@@ -87,6 +87,8 @@ def test_latents_are_drawn_anew_each_epoch_and_rank():
 
 
 def test_seeded_depends_on_every_part():
-    draws = {float(torch.rand((), generator=seeded(*parts))) for parts in (("a", 1), ("a", 2), ("b", 1), ("a1",))}
+    draws = {
+        float(torch.rand((), generator=seeded(*parts))) for parts in (("a", 1), ("a", 2), ("b", 1), ("a1",))
+    }
     assert len(draws) == 4
     assert torch.rand((), generator=seeded("a", 1)) == torch.rand((), generator=seeded("a", 1))

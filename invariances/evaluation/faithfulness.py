@@ -32,13 +32,15 @@ class Pictures(Protocol):
 
 def cosine(z: Tensor, other: Tensor) -> Tensor:
     """⟨z, z'⟩ / (‖z‖ ‖z'‖) of representations (N, ...), each taken as one vector; (N,)."""
-    return F.cosine_similarity(z.flatten(1).double(), other.flatten(1).double(), dim=1)
+    similarity: Tensor = F.cosine_similarity(z.flatten(1).double(), other.flatten(1).double(), dim=1)
+    return similarity
 
 
 def relative_l2(z: Tensor, other: Tensor) -> Tensor:
     """‖z' − z‖ / ‖z‖ of representations (N, ...), each taken as one vector; (N,)."""
     z, other = z.flatten(1).double(), other.flatten(1).double()
-    return (other - z).norm(dim=1) / z.norm(dim=1).clamp_min(1e-12)
+    distance: Tensor = (other - z).norm(dim=1) / z.norm(dim=1).clamp_min(1e-12)
+    return distance
 
 
 def scaled(value: float, random: float, reconstruction: float) -> float | None:

@@ -1,0 +1,99 @@
+"""A world in which every number is known: pictures of one colour, whose latent is the colour."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from invariances.autoencoder.posterior import DiagonalGaussian
+from invariances.interpreter import Interpreter
+from invariances.representation import Representation
+
+SIZE = 8
+
+
+class Colour(nn.Module):
+    """The mean colour, times a matrix."""
+
+    def __init__(self, matrix):
+        super().__init__()
+        self.preprocessing = {"size": SIZE, "mean": 0.5, "std": 0.5}
+        self.fc = nn.Linear(3, len(matrix), bias=False)
+        self.fc.weight.data = torch.tensor(matrix)
+
+    def forward(self, x):
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+class ColourCode(nn.Module):
+    """Encodes the mean colour without noise; decodes a picture of it, `shift` brighter."""
+
+    latent_dim, image_size = 3, SIZE
+
+    def __init__(self, shift=0.0):
+        super().__init__()
+        self.shift = shift
+
+    def encode(self, images):
+        mean = images.mean(dim=(2, 3))
+        return DiagonalGaussian(mean, torch.full_like(mean, -30.0))
+
+    def decode(self, latents):
+        return (latents + self.shift)[:, :, None, None].expand(-1, -1, SIZE, SIZE)
+
+    def fingerprint(self):
+        return "colour"
+
+
+class Gaussian(nn.Module):
+    """z̄ | z ~ N(A z, diag std²), in closed form, with the flow's names."""
+
+    def __init__(self, matrix, std):
+        super().__init__()
+        self.matrix = nn.Parameter(torch.tensor(matrix))
+        self.std = torch.tensor(std)
+        self.latent_dim = len(matrix)
+        self.representation_shape = (len(matrix[0]),)
+
+    def forward(self, latent, z):
+        log_det = -self.std.log().sum().expand(len(latent))
+        return (latent - z @ self.matrix.T) / self.std, log_det
+
+    def log_prob(self, latent, z):
+        v, log_det = self(latent, z)
+        return log_det - 0.5 * v.square().sum(1) - 0.5 * self.latent_dim * math.log(2 * math.pi)
+
+    def sample(self, z, n=1, temperature=1.0, generator=None):
+        noise = torch.randn(len(z), n, self.latent_dim, generator=generator)
+        return (z @ self.matrix.T)[:, None] + temperature * noise * self.std
+
+
+class Pictures:
+    """Pictures of one colour each."""
+
+    def __init__(self, n=64, seed=0, scale=0.4):
+        generator = torch.Generator().manual_seed(seed)
+        self.colours = (torch.randn(n, 3, generator=generator) * scale).clamp(-1, 1)
+
+    def __len__(self):
+        return len(self.colours)
+
+    def __getitem__(self, index):
+        return {"image": self.colours[index][:, None, None].expand(3, SIZE, SIZE)}
+
+
+IDENTITY = [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
+
+
+@pytest.fixture
+def world():
+    class World:
+        identity = IDENTITY
+        Colour, ColourCode, Gaussian, Pictures = Colour, ColourCode, Gaussian, Pictures
+
+        @staticmethod
+        def interpreter(network, flow, shift=0.0):
+            return Interpreter(Representation(Colour(network), "fc"), ColourCode(shift), flow)
+
+    return World

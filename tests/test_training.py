@@ -1,0 +1,278 @@
+import csv
+import math
+import signal
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Callback, Trainer
+from torch import nn
+from torch.utils.data import Dataset
+
+from invariances.autoencoder import VAE
+from invariances.checkpoint_io import load_checkpoint
+from invariances.errors import UserError
+from invariances.interpreter import Interpreter
+from invariances.representation import Representation
+from invariances.run import LAST, METRICS, Stopped
+from invariances.training import FlowTraining, fit, fit_layers, new_flow, rate_factor
+from invariances.training_data import CacheOptions, FeatureData
+from invariances.training_loop import parts, quiet
+
+
+class Colours(Dataset):
+    """Coloured squares, by index."""
+
+    def __init__(self, n=40, seed=0):
+        self.images = torch.rand(n, 3, 1, 1, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return {"image": self.images[index].expand(3, 32, 32).contiguous(), "label": -1, "index": index}
+
+    def fingerprint(self):
+        return f"colours {len(self)} {float(self.images.sum())}"
+
+
+def small_network():
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        net = nn.Sequential(
+            nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+        )
+    net.preprocessing = {"size": 32}
+    return net
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    representation = Representation(small_network(), "4")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = VAE(32, latent_dim=4, width=4, max_width=4, blocks=0).eval()
+    cache = CacheOptions(folder=str(tmp_path_factory.mktemp("features")))
+
+    def data():
+        made = FeatureData.of(Colours(), 0.25, batch_size=8, cache=cache, progress=False)
+        made.prepare([representation], vae)
+        return made
+
+    return representation, vae, data
+
+
+class At(Callback):
+    """Calls a function in the middle of a step."""
+
+    def __init__(self, step, act):
+        self.step, self.act = step, act
+
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == self.step:
+            self.act()
+
+
+class Kill(Exception):
+    """Stands for SIGKILL: nothing is saved on the way out."""
+
+
+def kill():
+    raise Kill
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+def train(setup, folder, steps=10, resume=False, act=None, every=1000, samples_every=0, **options):
+    representation, vae, data = setup
+    flow = new_flow(representation, vae, 3, blocks=2, width=8, depth=1)
+    settings = {"schedule": "cosine", "warmup": 3, "ema": 0.9, "learning_rate": 1e-3, "seed": 7, **options}
+    training = FlowTraining(representation, vae, flow, **settings)
+    with quiet():
+        made = parts(folder, every, samples_every, False)
+        if act is not None:
+            made["callbacks"].insert(0, At(*act))
+        trainer = Trainer(
+            max_steps=steps,
+            accelerator="cpu",
+            log_every_n_steps=1,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+            **made,
+        )
+        trainer.fit(training, datamodule=data(), ckpt_path=folder / LAST if resume else None)
+    return training
+
+
+def rows(folder):
+    with (folder / METRICS).open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def whole(setup, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    training = train(setup, folder, samples_every=5)
+    return folder, training
+
+
+def assert_same_run(whole, folder, training):
+    assert rows(folder) == rows(whole[0])
+    for key, value in whole[1].state_dict().items():
+        assert torch.equal(value, training.state_dict()[key]), key
+
+
+def test_a_run_reports_train_and_held_out_loss_and_draws_samples(whole):
+    found = rows(whole[0])
+    assert [int(row["step"]) for row in found] == list(range(1, 11))
+    assert [int(row["step"]) for row in found if row["held_out_nll"]] == [3, 6, 9, 10]
+    assert sorted(each.name for each in (whole[0] / "samples").iterdir()) == [
+        "step_0000005.png",
+        "step_0000010.png",
+    ]
+    assert any("events" in each.name for each in (whole[0] / "tensorboard").iterdir())
+
+
+# 30 pictures to train on, batches of 8: epochs of 3 steps; these stop in the first, middle and last step of one.
+@pytest.mark.parametrize("stop", [0, 1, 2, 3, 7])
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_run_to_the_bit(setup, whole, tmp_path, stop):
+    with pytest.raises(Stopped) as stopped:
+        train(setup, tmp_path, act=(stop, terminate))
+    assert stopped.value.step == stop + 1
+    assert_same_run(whole, tmp_path, train(setup, tmp_path, resume=True))
+
+
+@pytest.mark.parametrize("death", [4, 6, 8])
+def test_a_killed_run_repeats_what_it_lost_to_the_bit(setup, whole, tmp_path, death):
+    with pytest.raises(Kill):
+        train(setup, tmp_path, act=(death, kill), every=2)
+    assert len(rows(tmp_path)) == death
+    assert_same_run(whole, tmp_path, train(setup, tmp_path, resume=True))
+
+
+def test_signals_belong_to_their_owners_again_afterwards(setup, tmp_path):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Stopped):
+        train(setup, tmp_path, act=(1, terminate))
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_networks_under_study_are_neither_trained_nor_saved(setup, whole):
+    representation, vae, _ = setup
+    checkpoint = load_checkpoint(whole[0] / LAST)
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"flow", "average"}
+    assert not any(each.requires_grad for each in [*representation.parameters(), *vae.parameters()])
+    assert not any(each.training for each in [*representation.network.modules(), *vae.modules()])
+    assert not any(each.requires_grad for each in whole[1].average.parameters())
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_sentence_and_keeps_the_last_good_checkpoint(setup, tmp_path):
+    state = {}
+
+    def poison():
+        state["before"] = (tmp_path / LAST).read_bytes()
+        with torch.no_grad():
+            for each in state["training"].flow.parameters():
+                each.fill_(math.nan)
+
+    init = FlowTraining.__init__
+
+    def remember(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        state["training"] = self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FlowTraining, "__init__", remember)
+        with pytest.raises(UserError, match="no longer finite at step 6"):
+            train(setup, tmp_path, act=(5, poison), every=2)
+    assert (tmp_path / LAST).read_bytes() == state["before"]
+    assert load_checkpoint(tmp_path / LAST)["global_step"] == 4
+
+
+def test_a_checkpoint_of_another_flow_is_refused(setup, whole, tmp_path):
+    representation, vae, _ = setup
+    flow = new_flow(representation, vae, 3, blocks=3, width=8, depth=1)
+    other = FlowTraining(representation, vae, flow, ema=0.9)
+    with pytest.raises(UserError, match="another flow"):
+        other.on_load_checkpoint(load_checkpoint(whole[0] / LAST))
+    plain = FlowTraining(representation, vae, new_flow(representation, vae, 3, blocks=2, width=8, depth=1))
+    with pytest.raises(UserError, match="another average"):
+        plain.on_load_checkpoint(load_checkpoint(whole[0] / LAST))
+
+
+def test_the_loss_falls_and_the_flow_learns_the_layer(setup, tmp_path):
+    training = train(setup, tmp_path, steps=400, learning_rate=5e-3, warmup=20)
+    found = [float(row["held_out_nll"]) for row in rows(tmp_path) if row["held_out_nll"]]
+    assert found[-1] < found[0] - 0.3
+    assert not training.kept.training
+
+
+def test_learning_rate_by_default_is_the_published_one(setup, whole, tmp_path):
+    train(setup, tmp_path, steps=2, learning_rate=None, schedule="constant", warmup=0)
+    assert float(rows(tmp_path)[0]["learning_rate"]) == pytest.approx(4.5e-6 * 8)
+
+
+def test_rate_factor():
+    constant, cosine = rate_factor("constant", 4, 100), rate_factor("cosine", 0, 100)
+    assert [constant(step) for step in (0, 1, 3, 50)] == [0.25, 0.5, 1, 1]
+    assert [cosine(step) for step in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
+
+
+@pytest.mark.parametrize("options", [{"ema": 1.0}, {"learning_rate": 0.0}, {"learning_rate": -1.0}])
+def test_impossible_settings_are_refused(setup, options):
+    representation, vae, _ = setup
+    with pytest.raises(UserError):
+        FlowTraining(
+            representation, vae, new_flow(representation, vae, 0, blocks=1, width=4, depth=0), **options
+        )
+
+
+SMALL = {
+    "steps": 6,
+    "batch_size": 8,
+    "blocks": 2,
+    "width": 8,
+    "depth": 1,
+    "progress": False,
+    "accelerator": "cpu",
+}
+
+
+def test_fit_in_python_gives_interpreters_for_several_layers_of_one_pass(setup, tmp_path):
+    _, vae, _ = setup
+    cache = CacheOptions(folder=str(tmp_path / "features"))
+    made = fit_layers(small_network(), ["0", "4"], vae, Colours(), cache=cache, output=None, **SMALL)
+    assert list(made) == ["0", "4"]
+    images = torch.stack([Colours()[i]["image"] for i in range(2)])
+    for interpreter in made.values():
+        assert interpreter.sample(images, n=3).shape == (2, 3, 3, 32, 32)
+    again = fit(small_network(), "4", vae, Colours(), cache=cache, output=None, **SMALL)
+    for a, b in zip(again.flow.state_dict().values(), made["4"].flow.state_dict().values()):
+        assert torch.equal(a, b)
+
+
+def test_fit_keeps_a_folder_that_loads_and_numbers_the_next(setup, tmp_path):
+    _, vae, _ = setup
+    options = {**SMALL, "cache": CacheOptions(folder=str(tmp_path / "features"))}
+    pattern = str(tmp_path / "runs" / "{layer}")
+    made = fit(small_network(), "4", vae, Colours(), output=pattern, **options)
+    fit(small_network(), "4", vae, Colours(), output=pattern, **options)
+    assert sorted(each.name for each in (tmp_path / "runs").iterdir()) == ["4", "4_2"]
+    loaded = Interpreter.load(tmp_path / "runs" / "4", network=small_network())
+    images = torch.stack([Colours()[i]["image"] for i in range(2)])
+    assert torch.equal(loaded.encode(images), made.encode(images))
+    config = yaml.safe_load((tmp_path / "runs" / "4" / "config.yaml").read_text())
+    assert config["model"]["layer"] == "4"
+    assert config["model"]["network"] is None
+    assert config["trainer"]["max_steps"] == 6
+    longer = fit(small_network(), "4", vae, Colours(), output=pattern, resume=True, **{**options, "steps": 9})
+    assert not torch.equal(longer.encode(images), made.encode(images))
+
+
+def test_training_memory_does_not_hold_the_pictures(setup):
+    made = setup[2]()
+    stream_items = vars(made.features("4"))
+    assert not any(isinstance(each, torch.Tensor) and each.numel() > 10 for each in stream_items.values())
