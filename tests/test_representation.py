@@ -4,7 +4,10 @@ import copy
 import json
 import pickle
 import sys
+from dataclasses import replace
+from pathlib import Path
 
+import numpy
 import pytest
 import timm
 import torch
@@ -16,7 +19,9 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.resnet import BasicBlock
 from torchvision.models.swin_transformer import SwinTransformer
 
-from invariances import Representation, UserError
+from invariances import Representation, UserError, load_images
+from invariances.classifier import SmallResNet
+from invariances.networks import find
 from invariances.preprocessing import Preprocessing
 from invariances.representation import Representations, passes
 
@@ -710,3 +715,91 @@ def test_repr_is_short():
     assert repr(representation) == "Representation('Plain', 'conv2', 32×32 px)"
     assert representation.shape == (6, 32, 32)
     assert repr(representation) == "Representation('Plain', 'conv2', 32×32 px, z (6, 32, 32))"
+
+
+# ------------------------------------------------------------------------------- published and shipped classifiers
+
+REFERENCE = Path(__file__).parents[2] / "shared" / "reference"
+WEIGHTS = Path(__file__).parents[2] / "shared" / "weights" / "tf_efficientnet_lite0.safetensors"
+
+
+def test_published_names_bring_their_preprocessing_and_short_names():
+    representation = Representation("resnet101_animalfaces_10", "input", "random", size=32)
+    assert replace(representation.preprocessing, size=224) == Preprocessing(antialias=False)
+    assert representation.network_name == "resnet101_animalfaces_10"
+    shapes = {
+        layer: representation.at(layer).shape for layer in ("maxpool", "layer1", "avgpool", "fc", "softmax")
+    }
+    assert shapes == {
+        "maxpool": (64, 8, 8),
+        "layer1": (256, 8, 8),
+        "avgpool": (2048,),
+        "fc": (10,),
+        "softmax": (10,),
+    }
+    x = images()
+    z, logits = representation.at("fc").with_logits(x)
+    torch.testing.assert_close(z, logits)
+    again = Representation.from_spec(representation.spec())
+    assert again.fingerprint() == representation.fingerprint()
+
+
+def test_published_alexnet_has_short_names():
+    found = find("alexnet", "random")
+    assert found.preprocessing == Preprocessing(227, antialias=False)
+    assert found.aliases["conv5"] == "features.11"
+    assert Representation("torchvision/alexnet", "features.11", "random").preprocessing == Preprocessing()
+
+
+def test_a_small_classifier_wants_its_own_size():
+    network = SmallResNet(["cat", "dog", "fox"], width=4)
+    representation = Representation(network, "stage2")
+    assert representation.preprocessing == Preprocessing(64, (0.5,), (0.5,))
+    assert representation.class_names == ["cat", "dog", "fox"]
+    assert representation.shape == (8, 16, 16)
+    x = images(2, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(representation.logits(x), network.eval()(x))
+
+
+@pytest.mark.skipif(not REFERENCE.is_dir(), reason="needs ../shared/reference")
+@pytest.mark.parametrize("name", ["alexnet", "resnet101_animalfaces_shared"])
+def test_parity_with_the_published_classifiers(name):
+    import gzip
+    import importlib.util
+
+    from invariances import zoo
+
+    spec = importlib.util.spec_from_file_location("fill", REFERENCE / "fill.py")
+    fill = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fill)
+    case = json.loads(gzip.decompress((REFERENCE / f"{name}.json.gz").read_bytes()))
+    state = {key: torch.from_numpy(value) for key, value in fill.fill(case["state_dict"]).items()}
+    network = zoo.load_published(zoo.build(name), state)
+    x = torch.from_numpy(fill.tensor(f"{name}/image", (1, 3, 128, 128))).tanh()
+    expected = numpy.load(REFERENCE / f"{name}.npz")
+    layers = list(case["config"]["layers"])
+    with torch.no_grad():
+        found, logits = Representation.many(network, layers).with_logits(x)
+    for layer in layers:
+        shape = [int(side) for side in expected[f"{layer}.shape"]]
+        values = found[layer].reshape(shape).flatten()
+        values = values if len(values) <= 5000 else values[::101]
+        true = torch.from_numpy(expected[f"{layer}.every_101st"])
+        assert (values - true).abs().max() <= 1e-4 * true.abs().max(), layer
+    true = torch.from_numpy(expected["logits"])
+    assert (logits - true).abs().max() <= 1e-4 * true.abs().max()
+
+
+@pytest.mark.skipif(not WEIGHTS.is_file(), reason="needs ../shared/weights")
+def test_the_real_network():
+    folders = {"n02099601": "golden retriever", "n02129165": "lion", "n02132136": "brown bear"}
+    representation = Representation("tf_efficientnet_lite0", "blocks.2", WEIGHTS)
+    faces = WEIGHTS.parents[1] / "data" / "animalfaces10"
+    photos = [load_images(sorted((faces / folder).iterdir())[:4], 224) for folder in folders]
+    with torch.no_grad():
+        z, logits = representation.with_logits(torch.cat(photos))
+    assert z.shape[1:] == representation.shape == (40, 28, 28)
+    top = [representation.class_names[each] for each in logits.argmax(1)]
+    true = [name for name in folders.values() for _ in range(4)]
+    assert sum(map(str.__eq__, top, true)) >= 10
