@@ -57,11 +57,11 @@ class Effort:
     """
 
     pictures: int = 12_000
-    steps: int = 900
+    steps: int = 1500
     batch_size: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     blocks: int = 6
-    width: int = 160
+    width: int = 128
     depth: int = 1
     held_out: int = 320
     samples: int = 4
@@ -170,6 +170,7 @@ def _fit(
         blocks=effort.blocks,
         width=effort.width,
         depth=effort.depth,
+        whiten=True,
         checkpoint_every=max(effort.steps, 1),
         samples_every=max(effort.steps, 1),
         accelerator="cpu",

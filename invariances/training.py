@@ -23,6 +23,7 @@ from .representation import Representation
 from .run import CONFIG, LAST, Stopped, check_writable, write_config
 from .training_data import CacheOptions, FeatureData, Images
 from .training_loop import parts, quiet
+from .whitening import whiten_embedder
 
 Schedule = Literal["constant", "cosine"]
 PUBLISHED_RATE = 4.5e-6
@@ -240,6 +241,7 @@ def fit_layers(
     blocks: int = 20,
     width: int = 1024,
     depth: int = 2,
+    whiten: bool = False,
     crop: Literal["center", "random"] = "center",
     views: int = 1,
     skip_broken: bool = False,
@@ -272,6 +274,7 @@ def fit_layers(
         blocks: As of `ConditionalFlow`, like `width` and `depth`.
         width: Of hidden layers.
         depth: Hidden layers after the first.
+        whiten: Start the embedder so that faint directions of a layer count too; see `whiten_embedder`.
         crop: "center", or "random" with `views` crops per picture.
         views: Crops cached per picture.
         skip_broken: Leave broken pictures out instead of stopping.
@@ -307,6 +310,9 @@ def fit_layers(
     interpreters = {}
     for layer, representation in representations.items():
         flow = new_flow(representation, code, seed, blocks=blocks, width=width, depth=depth)
+        if whiten:
+            features = data.features(layer)
+            whiten_embedder(flow, features.batch(torch.arange(min(1000, features.n)))[2])
         training = FlowTraining(
             representation,
             code,

@@ -12,7 +12,7 @@ from invariances.evaluation.factors import kept_by_probe, load_readers, reading_
 from invariances.quickstart import READERS, cue_conflict
 from invariances.representation import Representation
 
-N = 600
+N = 400
 
 
 @pytest.fixture(scope="module")

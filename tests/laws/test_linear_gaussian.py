@@ -28,12 +28,14 @@ class Pairs:
         return self.latent[indices], torch.full_like(self.latent[indices], -30.0), self.z[indices]
 
 
-def trained(draw: Draw, channels: int, steps: int = 1200, batch_size: int = 512) -> ConditionalFlow:
+def trained(
+    draw: Draw, channels: int, steps: int = 1000, batch_size: int = 384, rate: float = 3e-3
+) -> ConditionalFlow:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     flow = ConditionalFlow(D, (channels,), blocks=4, width=48, depth=1)
-    optimizer = torch.optim.Adam(flow.parameters(), lr=3e-3, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.Adam(flow.parameters(), lr=rate, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps, pct_start=0.1)
     for _ in range(steps):
         loss = -flow.log_prob(*draw(batch_size, generator)).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -94,16 +96,19 @@ def test_posterior_variance_and_likelihood_meet_their_closed_forms() -> None:
 def test_nothing_known_means_that_everything_remains() -> None:
     sigma = covariance()
     draw = drawer(sigma, torch.zeros(2, D), 1.0)
-    flow = trained(draw, 2, steps=500)
+    flow = trained(draw, 2, steps=300)
     features = Features(Pairs(*draw(N, torch.Generator().manual_seed(1))), "z")
     assert variance(flow, features, n=16)["variance_remaining"] == pytest.approx(1.0, abs=0.05)
     assert bits_per_dim(flow, features) == pytest.approx(entropy(sigma) / D / math.log(2), rel=0.05)
 
 
 def test_everything_known_means_that_nothing_remains() -> None:
-    draw = drawer(covariance(), torch.eye(D), 0.0)
-    flow = trained(draw, D, steps=700)
+    """z = z̄ but for a posterior of deviation 0.1, so that the density has a bound."""
+    sigma = covariance()
+    draw = drawer(sigma, torch.eye(D), 0.1)
+    flow = trained(draw, D)
     features = Features(Pairs(*draw(N, torch.Generator().manual_seed(1))), "z")
-    assert variance(flow, features, n=16)["variance_remaining"] < 0.01
-    assert variance(flow, features, n=16)["variance_unpredicted"] < 0.01
-    assert bits_per_dim(flow, features) < entropy(covariance()) / D / math.log(2) - 2
+    remaining = variance(flow, features, n=16)
+    assert remaining["variance_remaining"] < 0.06
+    assert remaining["variance_unpredicted"] < 0.06
+    assert bits_per_dim(flow, features) < entropy(sigma) / D / math.log(2) - 2
