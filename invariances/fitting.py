@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,10 @@ class FitCLI(LightningCLI):
         kept = self.config.clone()
         kept.ckpt_path = None
         kept.pop("config", None)
-        write_config(self.folder, yaml.safe_load(self.parser.dump(kept, skip_none=False)))
+        with warnings.catch_warnings():  # the argument has another name in the newest jsonargparse
+            warnings.simplefilter("ignore")
+            text = self.parser.dump(kept, skip_none=False)
+        write_config(self.folder, yaml.safe_load(text))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The configured trainer with what makes a run: metrics, grids, checkpoints, signals, a bar."""

@@ -190,16 +190,17 @@ class LastCheckpoint(Checkpoint):
         """Save once more where training ends by epochs or time."""
         if self.path is not None and trainer.global_step != trainer.max_steps:
             trainer.save_checkpoint(self.path)
+        self.release()
 
-    def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Leave signals to whom they belonged."""
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Stop listening."""
+        self.release()
+
+    def release(self) -> None:
+        """Leave signals to whom they belonged; before the trainer does the same with its own handlers."""
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
-
-    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
-        """As `teardown`, which Lightning leaves out after an exception."""
-        self.teardown(trainer, pl_module, "fit")
 
 
 class MetricsFile(Logger):

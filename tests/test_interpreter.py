@@ -26,7 +26,6 @@ def parts(layer="1"):
     torch.manual_seed(0)
     representation = Representation(network(), layer)
     vae = VAE(32, latent_dim=4, width=4, max_width=4, blocks=0)
-    vae.start_linear(torch.rand(40, 3, 32, 32) * 2 - 1)
     return representation, vae, ConditionalFlow(4, representation.shape, blocks=2, width=8, depth=1)
 
 

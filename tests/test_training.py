@@ -155,6 +155,8 @@ def test_a_killed_run_repeats_what_it_lost_to_the_bit(setup, whole, tmp_path, de
 
 def test_signals_belong_to_their_owners_again_afterwards(setup, tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    train(setup, tmp_path, steps=1)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     with pytest.raises(Stopped):
         train(setup, tmp_path, act=(1, terminate))
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

@@ -31,8 +31,8 @@ def variance(flow: ConditionalFlow, features: Features, n: int = 16, seed: int =
     pictures. 0: the layer knows everything the latent knows; 1: nothing. This is the paper's share of z̄'s variance
     that is explained by v.
 
-    `variance_unpredicted` is Σ E[(z̄ − mean of samples)²] · n / (n + 1) / Σ Var(z̄): how far the picture's own latent is
-    from what the flow expects. Equal to the first for a flow that has learned the truth; above it, the flow is too
+    `variance_unpredicted` is Σ E[(z̄ − E[z̄ | z])²] / Σ Var(z̄): how far the picture's own latent is from what the flow
+    expects, the mean of n samples, whose own chance (their variance / n) is taken off. Equal to the first for a flow that has learned the truth; above it, the flow is too
     sure of itself; below it, not sure enough.
 
     Args:
@@ -51,7 +51,8 @@ def variance(flow: ConditionalFlow, features: Features, n: int = 16, seed: int =
         noise = seeded("variance", seed, int(indices[0]))
         samples = flow.sample(z.to(device), n, generator=noise).double().cpu()
         within += float(samples.var(dim=1).sum())
-        errors += float((latent - samples.mean(dim=1)).square().sum()) * n / (n + 1)
+        chance = samples.var(dim=1).sum() / n
+        errors += float((latent - samples.mean(dim=1)).square().sum() - chance)
         origin = latent[0] if origin is None else origin
         first += (latent - origin).sum(dim=0)
         second += (latent - origin).square().sum(dim=0)

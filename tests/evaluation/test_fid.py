@@ -53,7 +53,7 @@ def test_the_extractor_stays_in_eval_mode_and_out_of_its_owner():
     distance.add(pictures[8:], False)
     assert distance.value() == pytest.approx(0, abs=1e-4)
     assert vectors.num_features == 4
-    assert not any(each.training for each in vectors.modules())
+    assert not any(each.training for each in vectors.representation.network.modules())
 
 
 def test_fewer_than_two_pictures_have_no_distance(space):

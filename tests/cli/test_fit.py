@@ -1,0 +1,272 @@
+import json
+import os
+import pickle
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+
+from invariances.checkpoint_io import load_checkpoint
+from invariances.interpreter import Interpreter
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, words, cache_home):
+    from invariances.__main__ import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(cache_home))
+        folder = tmp_path_factory.mktemp("runs") / "first"
+        assert main(words(f"--output={folder}", "--samples_every=2")) == 0
+    return folder
+
+
+def test_a_run_explains_itself(trained):
+    names = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    assert {
+        "config.yaml",
+        "interpreter.safetensors",
+        "autoencoder.safetensors",
+        "metrics.csv",
+        "checkpoints/last.ckpt",
+        "samples/step_0000002.png",
+        "samples/step_0000004.png",
+    } <= names
+    assert any(name.startswith("tensorboard/events") for name in names)
+    assert (trained / "metrics.csv").read_text().startswith("step,epoch,nll,held_out_nll,learning_rate\n1,0,")
+
+
+def test_its_config_trains_the_same_again(run, trained, tmp_path):
+    status, _, err = run("fit", "-c", trained / "config.yaml", "--output", tmp_path / "again")
+    assert status == 0, err
+    assert (tmp_path / "again" / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
+
+
+def test_several_configs_and_words_override_in_order(run, words, tmp_path):
+    (tmp_path / "a.yaml").write_text("trainer: {max_steps: 7}\nmodel: {width: 12, warmup: 3}\n")
+    (tmp_path / "b.yaml").write_text("model: {width: 16}\n")
+    config = ["-c", tmp_path / "a.yaml", "-c", tmp_path / "b.yaml"]
+    options = [each for each in words(steps=None)[1:] if "width" not in each]
+    status, out, _ = run("fit", *config, *options, "--model.ema=0.9", "--print_config")
+    found = yaml.safe_load(out)
+    assert status == 0
+    assert found["trainer"]["max_steps"] == 7
+    assert (found["model"]["width"], found["model"]["warmup"], found["model"]["ema"]) == (16, 3, 0.9)
+
+
+def test_evaluate_and_sample_on_the_run(run, trained, photos, tmp_path):
+    status, out, err = run(
+        "evaluate", trained, "--n", "2", "--unconditional", "true", "--unconditional_steps", "3"
+    )
+    assert status == 0, err
+    found = json.loads(out)
+    assert found == json.loads((trained / "evaluation.json").read_text())
+    assert found["fid"]["features"].startswith("test_resnet:")
+    assert found["pictures"] == 2
+    for key in (
+        "nll_bits_per_dim",
+        "unconditional_nll_bits_per_dim",
+        "variance_remaining",
+        "autoencoder_mae",
+    ):
+        assert isinstance(found[key], float)
+    assert (trained / "evaluation.png").stat().st_size > 1000
+    assert "data:image/png" in (trained / "evaluation.html").read_text()
+    other = run("evaluate", trained, "--n", "1", "--images", photos, "--fid", "none")
+    assert json.loads(other[1])["pictures"] == 24
+    status, out, err = run(
+        "sample", trained, photos / "0.png", photos / "1.png", "--output", tmp_path / "s.png"
+    )
+    assert status == 0, err
+    assert out.strip() == str(tmp_path / "s.png")
+
+
+def test_the_folder_is_enough_elsewhere(trained, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(trained, moved)
+    (moved / "config.yaml").unlink()
+    images = torch.zeros(1, 3, 32, 32)
+    assert torch.equal(Interpreter.load(moved).encode(images), Interpreter.load(trained).encode(images))
+
+
+def test_a_second_run_does_not_overwrite_the_first(run, words, trained):
+    status, _, err = run(*words(f"--output={trained}"))
+    assert status == 2
+    assert "holds a run already" in err
+    assert "--ckpt_path" in err
+
+
+BAD = [
+    (["--data.imagse", "x"], "'data.images'"),
+    (["--model.widht=3"], "'model.width'"),
+    (["--cache.max_gb", "much"], "cache.max_gb must be a number"),
+    (["--data.held_out", "abc"], "data.held_out must be a number"),
+    (["--data.held_out", "2"], "between 0 and 1"),
+    (["--data.batch_size", "0"], "batch_size"),
+    (["--trainer.max_steps", "many"], "trainer.max_steps must be a whole number"),
+    (["--model.layer", "layer9"], "'layer1'"),
+    (["--model.network", "resnet5O"], "resnet50"),
+    (["--model.autoencoder", "nowhere/vae.safetensors"], "nowhere/vae.safetensors"),
+    (["--model.ema", "1.5"], "ema"),
+    (["--data.images", "nowhere"], "'nowhere' does not exist"),
+    (["--ckpt_path", "nowhere.ckpt"], "'nowhere.ckpt' does not exist"),
+    (["-c", "nowhere.yaml"], "nowhere.yaml"),
+    (["stray"], "'stray'"),
+]
+
+
+@pytest.mark.parametrize(("more", "expected"), BAD, ids=[" ".join(more) for more, _ in BAD])
+def test_bad_words_get_a_sentence(run, words, tmp_path, more, expected):
+    status, out, err = run(*words(f"--output={tmp_path / 'run'}", *more))
+    assert status == 2, err
+    assert out == ""
+    assert expected in err
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("invariances: ")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("data: {imagse: x}", "'data.images'"),
+        ("dta: {images: x}", "'data.images'"),
+        ("trainer: {max_steps: many}", "trainer.max_steps must be a whole number"),
+        ("data: [", "not valid YAML"),
+    ],
+)
+def test_bad_configs_get_a_sentence(run, words, tmp_path, text, expected):
+    (tmp_path / "bad.yaml").write_text(text)
+    status, _, err = run(*words(f"--output={tmp_path / 'run'}", "-c", tmp_path / "bad.yaml"))
+    assert status == 2
+    assert expected in err
+
+
+def test_bad_folders_of_pictures_get_a_sentence(run, words, photos, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    output = f"--output={tmp_path / 'run'}"
+    assert "no pictures" in run(*words(output, images=folder))[2]
+    (folder / "notes.txt").write_text("hello")
+    assert ".txt" in run(*words(output, images=folder))[2]
+    shutil.copy(photos / "0.png", folder)
+    status, _, err = run(*words(output, images=folder))
+    assert status == 2
+    assert "only picture" in err
+
+
+def test_broken_pictures_are_named_counted_and_skipped_when_told(run, words, photos, tmp_path):
+    folder = tmp_path / "pictures"
+    shutil.copytree(photos, folder)
+    (folder / "text.jpg").write_text("no picture")
+    whole = (folder / "0.png").read_bytes()
+    (folder / "0.png").write_bytes(whole[: len(whole) // 2])
+    status, _, err = run(*words(f"--output={tmp_path / 'a'}", images=folder))
+    assert status == 2
+    assert "2 of 25" in err
+    assert "text.jpg" in err
+    assert "0.png" in err
+    assert "--data.skip_broken true" in err
+    status, _, err = run(*words(f"--output={tmp_path / 'a'}", "--data.skip_broken", "true", images=folder))
+    assert status == 0, err
+    assert "text.jpg" in err
+
+
+def test_an_output_that_cannot_be_written_is_told_at_once(run, words, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = run(*words(f"--output={tmp_path / 'file' / 'run'}"))
+    assert status == 2
+    assert "cannot be written" in err
+
+
+class Trap:
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+def test_bad_checkpoints_get_a_sentence_and_run_no_code(run, words, trained, tmp_path):
+    whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
+    bad = tmp_path / "bad.ckpt"
+    fit = words(f"--output={tmp_path / 'run'}", f"--ckpt_path={bad}")
+    bad.write_bytes(whole[: len(whole) // 2])
+    status, _, err = run(*fit)
+    assert status == 2
+    assert "truncated" in err
+    bad.write_bytes(pickle.dumps(Trap(tmp_path / "trap")))
+    assert run(*fit)[0] == 2
+    torch.save({"invariances": Trap(tmp_path / "trap")}, bad)
+    status, _, err = run(*fit)
+    assert status == 2
+    assert "could run code" in err
+    assert not (tmp_path / "trap").exists()
+    torch.save({"weights": torch.zeros(2)}, bad)
+    assert "not written by" in run(*fit)[2]
+    bad.write_bytes(whole)
+    status, _, err = run(*fit, "--model.width=9")
+    assert status == 2
+    assert "another flow" in err
+
+
+def start(arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "invariances", *arguments],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        **options,
+    )
+
+
+def wait_for(path, process, seconds=120):
+    for _ in range(seconds * 20):
+        if path.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert path.exists(), process.communicate()[1]
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_whole(words, tmp_path):
+    folder = tmp_path / "a run"
+    last = folder / "checkpoints" / "last.ckpt"
+    process = start(words(f"--output={folder}", "--checkpoint_every=1", steps=1_000_000))
+    wait_for(last, process)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    step = int(re.search(r"stopped after step (\d+)", err).group(1))
+    assert load_checkpoint(last)["global_step"] == step
+    command = shlex.split(err.strip().splitlines()[-1])
+    assert command[:2] == ["invariances", "fit"]
+    before = last.stat().st_mtime_ns
+    process = start(command[1:])
+    for _ in range(2400):
+        if last.stat().st_mtime_ns != before or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, err
+    checkpoint = load_checkpoint(last)
+    assert checkpoint["global_step"] > step
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_flow(words, tmp_path):
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--model.ema=0.9"]
+    process = start(words(f"--output={tmp_path / 'run'}", *ddp, steps=5))
+    _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in lines[1:]] == ["1", "2", "3", "4", "5"]
+    assert Interpreter.load(tmp_path / "run").sample(torch.zeros(1, 3, 32, 32), 2).isfinite().all()
