@@ -57,7 +57,7 @@ class Effort:
     """
 
     pictures: int = 12_000
-    steps: int = 1500
+    steps: int = 1200
     batch_size: int = 128
     learning_rate: float = 3e-3
     blocks: int = 6

@@ -9,7 +9,7 @@ from .flow import ConditionalFlow
 
 
 @torch.no_grad()
-def whiten_embedder(flow: ConditionalFlow, representation: Tensor, floor: float = 1e-6) -> None:
+def whiten_embedder(flow: ConditionalFlow, representation: Tensor, floor: float = 1e-5) -> None:
     """W ← W C^(−½) in the embedder's first layer, C the covariance of the representation's channels.
 
     What a layer barely shows (the colour, to a classifier of shapes) lies in directions of little variance, which
