@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from invariances.representation import Layer
+from typing import Any
 
 _ROWS = 60
 _NOTHING = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth", "Flatten")
@@ -51,7 +48,7 @@ def layers(
         print(f"{len(found) - len(shown)} more layers: --all true", file=sys.stderr)
 
 
-def table(lines: list[Layer]) -> str:
+def table(lines: list[Any]) -> str:
     """Aligned columns: name, shape, kind of module, notes."""
     rows = [("layer", "shape", "module", "")]
     for line in lines:
@@ -65,7 +62,7 @@ def table(lines: list[Layer]) -> str:
     )
 
 
-def _short(lines: list[Layer]) -> list[Layer]:
+def _short(lines: list[Any]) -> list[Any]:
     """The lines down to the deepest level that fits, without modules that do nothing in eval mode."""
     useful = [line for line in lines if line.module not in _NOTHING or line.aliases]
     fitting = useful

@@ -32,8 +32,8 @@ def variance(flow: ConditionalFlow, features: Features, n: int = 16, seed: int =
     that is explained by v.
 
     `variance_unpredicted` is Σ E[(z̄ − E[z̄ | z])²] / Σ Var(z̄): how far the picture's own latent is from what the flow
-    expects, the mean of n samples, whose own chance (their variance / n) is taken off. Equal to the first for a flow that has learned the truth; above it, the flow is too
-    sure of itself; below it, not sure enough.
+    expects, the mean of n samples, whose own chance (their variance / n) is taken off. Equal to the first for a flow
+    that has learned the truth; above it, the flow is too sure of itself; below it, not sure enough.
 
     Args:
         flow: The flow.

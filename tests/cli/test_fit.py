@@ -261,7 +261,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_wh
     assert checkpoint["global_step"] > step
 
 
-@pytest.mark.slow
 def test_two_processes_train_one_flow(words, tmp_path):
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--model.ema=0.9"]
     process = start(words(f"--output={tmp_path / 'run'}", *ddp, steps=5))
