@@ -39,11 +39,6 @@ class Cuts:
                 return each.device, each.dtype
         return torch.device("cpu"), torch.float32
 
-    @property
-    def identity(self) -> tuple[str, Preprocessing, torch.device, torch.dtype]:
-        """Equal where two networks give the same numbers in the same place."""
-        return (self.weights_hash, self.preprocessing, *self._place())
-
     def _probe(self) -> Tensor:
         """Two fixed noise images as the network takes them."""
         noise = torch.rand(2, 3, *self.preprocessing.shape, generator=torch.Generator().manual_seed(0))

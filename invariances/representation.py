@@ -320,23 +320,6 @@ class Representations(nn.Module):
         return next(iter(self))._cuts.run(images, [*taps, *more])
 
 
-def passes(representations: Sequence[Representation]) -> list[Representations]:
-    """The representations in as few passes as they need: those of the same weights, preprocessing and device share one.
-
-    Each result maps images to {layer: z}; the results' `names` together are the layers given.
-    """
-    groups: dict[tuple[Any, ...], list[Representation]] = {}
-    for each in representations:
-        same = 0
-        while True:
-            members = groups.setdefault((*each._cuts.identity, same), [])
-            if all(member.layer != each.layer for member in members):
-                break
-            same += 1  # the same layer read in another way goes into a pass of its own
-        members.append(members[0].at(each.layer, each.token) if members else each)
-    return [Representations(members) for members in groups.values()]
-
-
 def survey(
     network: str | nn.Module, weights: str | os.PathLike[str] | None = None, **options: Any
 ) -> list[Layer]:
