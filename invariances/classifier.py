@@ -54,7 +54,11 @@ class SmallResNet(nn.Module):
     Input (N, 3, H, W) in [-1, 1], made for 64 pixels; output logits (N, classes).
     """
 
-    preprocessing: ClassVar = {"size": 64, "mean": 0.5, "std": 0.5}  # what a Representation makes its input with
+    preprocessing: ClassVar = {
+        "size": 64,
+        "mean": 0.5,
+        "std": 0.5,
+    }  # what a Representation makes its input with
 
     def __init__(
         self, classes: int | Sequence[str], width: int = 32, blocks: Sequence[int] = (1, 1, 1, 1)
