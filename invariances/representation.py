@@ -330,7 +330,8 @@ def survey(
     cuts = Representation(network, "input", weights or untrained(network), **options)._cuts
     aliases: dict[str, list[str]] = {}
     for alias, layer in cuts.source.aliases.items():
-        aliases.setdefault(layer, []).append(alias)
+        if alias != layer:
+            aliases.setdefault(layer, []).append(alias)
     numbers = Counter(tap.module for tap in cuts.calls)
     lines = [Layer("input", (3, *cuts.preprocessing.shape))]
     for tap, shape in cuts.calls.items():

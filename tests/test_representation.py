@@ -23,7 +23,7 @@ from invariances import Representation, UserError, load_images
 from invariances.classifier import SmallResNet
 from invariances.networks import find
 from invariances.preprocessing import Preprocessing
-from invariances.representation import Representations
+from invariances.representation import Representations, survey
 
 SMALL = {"size": 32, "mean": 0.5, "std": 0.5}
 ASIS = {"size": 16, "mean": 0.5, "std": 0.5}
@@ -512,7 +512,7 @@ def test_preprocessing_is_the_networks_own(name, expected):
 def test_a_module_says_how_it_wants_its_images():
     network = Plain()
     network.preprocessing = {"size": 24, "mean": 0.5, "std": 0.5, "antialias": False, "crop": "ignored"}
-    network.layer_aliases = {"conv5": "conv2", "fc8": "logits", "first": "relu#1"}
+    network.layer_aliases = {"conv5": "conv2", "fc8": "logits", "first": "relu#1", "softmax": "softmax"}
     network.class_names = list("abcde")
     representation = Representation(network, "conv5")
     assert representation.preprocessing == Preprocessing(24, (0.5,), (0.5,), antialias=False)
@@ -524,6 +524,10 @@ def test_a_module_says_how_it_wants_its_images():
     shapes = Representation.layers(network)
     assert shapes["conv5"] == shapes["conv2"] == (6, 24, 24)
     assert shapes["fc8"] == (5,)
+    assert {line.name: line.aliases for line in survey(network) if line.aliases} == {
+        "conv2": ("conv5",),
+        "logits": ("fc8",),
+    }
     assert Representation(torchvision.models.resnet18(), "fc").preprocessing == Preprocessing()
 
 
