@@ -41,6 +41,7 @@ LAYERS = ["blocks.1", "blocks.2", "blocks.4", "blocks.6", "global_pool", "logits
 
 
 def main() -> None:
+    """Train, evaluate, draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -173,9 +173,7 @@ def load_published(module: nn.Module, state_dict: Mapping[str, Any]) -> nn.Modul
         raise UserError(
             f"this checkpoint is not of {type(module).__name__} as built here: {'; '.join(problems)}."
         )
-    filled = {
-        name: _value(rule, state, own[name]) for name, rule in plan.items() if rule.kind != IGNORED
-    }
+    filled = {name: _value(rule, state, own[name]) for name, rule in plan.items() if rule.kind != IGNORED}
     module.load_state_dict(filled, strict=False)  # every name and shape was compared above
     return module.eval()
 
@@ -244,7 +242,8 @@ def fold_spectral(weight: Tensor, u: Tensor) -> Tensor:
     matrix, u = weight.double().flatten(1), u.double().flatten()
 
     def normalised(a: Tensor) -> Tensor:
-        return a / (a.norm() + 1e-4)
+        scaled: Tensor = a / (a.norm() + 1e-4)
+        return scaled
 
     v = normalised(matrix.T @ u)
     sigma = normalised(matrix @ v) @ (matrix @ v)

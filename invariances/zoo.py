@@ -28,7 +28,7 @@ KINDS = ("flow", "autoencoder", "generator", "classifier", "perceptual", "reader
 
 @cache
 def registry() -> dict[str, dict[str, Any]]:
-    """Name -> entry, in order: kind, title, address, md5 (or the start of sha256), size, file, architecture, …"""
+    """Name -> entry, in order: kind, title, address, md5 (or the start of sha256), size, file, architecture."""
     text = Path(__file__).with_suffix(".json").read_text(encoding="utf-8")
     entries: dict[str, dict[str, Any]] = json.loads(text)
     return entries
@@ -63,10 +63,10 @@ def path(name: str) -> Path:
     """Where the model's file is, or would be after a download."""
     found = entry(name)
     if "package" in found:
-        return Path(__file__).parent / found["package"]
+        return Path(__file__).parent / str(found["package"])
     from .data.download import cache_folder
 
-    return cache_folder() / found["file"]
+    return cache_folder() / str(found["file"])
 
 
 def build(name: str) -> nn.Module:
@@ -172,7 +172,11 @@ def _describe(module: nn.Module, found: Mapping[str, Any]) -> None:
 def _fill_backbone(module: nn.Module, state: Mapping[str, Any]) -> None:
     backbone: Any = module.backbone
     backbone.load_state_dict(
-        {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
+        {
+            name.removeprefix("features."): value
+            for name, value in state.items()
+            if name.startswith("features.")
+        }
     )
 
 

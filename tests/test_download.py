@@ -74,7 +74,14 @@ def server():
 
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
-    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "INVARIANCES_OFFLINE"):
+    for name in (
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "all_proxy",
+        "INVARIANCES_OFFLINE",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -181,7 +188,8 @@ def test_two_clients_fetch_once(server, tmp_path):
         "download(sys.argv[1], sys.argv[2], md5=sys.argv[3], progress=False)"
     )
     clients = [
-        subprocess.Popen([sys.executable, "-c", code, server.address, str(tmp_path / "f"), MD5]) for _ in range(2)
+        subprocess.Popen([sys.executable, "-c", code, server.address, str(tmp_path / "f"), MD5])
+        for _ in range(2)
     ]
     assert [client.wait(60) for client in clients] == [0, 0]
     assert len(server.requests) == 1
@@ -195,7 +203,9 @@ def test_disk_full(server, tmp_path, monkeypatch):
 
     real = module.Path.open
     monkeypatch.setattr(
-        module.Path, "open", lambda self, mode="r", **k: Full(self, "wb") if self.suffix == ".part" else real(self, mode, **k)
+        module.Path,
+        "open",
+        lambda self, mode="r", **k: Full(self, "wb") if self.suffix == ".part" else real(self, mode, **k),
     )
     with pytest.raises(UserError, match="No space left on device"):
         get(server, tmp_path / "f")

@@ -75,8 +75,8 @@ class BigAE(nn.Module):
         """The posterior q(z̄ | x) of images (N, 3, 128, 128) in [-1, 1]."""
         if images.dim() != 4 or images.shape[1:] != (3, self.image_size, self.image_size):
             raise UserError(
-                f"images have shape {tuple(images.shape)}, but BigAE takes (N, 3, {self.image_size}, {self.image_size}); "
-                "load them with that size."
+                f"images have shape {tuple(images.shape)}, but BigAE takes "
+                f"(N, 3, {self.image_size}, {self.image_size}); load them with that size"
             )
         return DiagonalGaussian.from_moments(self.encoder(images))
 
@@ -84,6 +84,8 @@ class BigAE(nn.Module):
         """Images (N, 3, 128, 128) in [-1, 1] of latents (N, D) or (N, D, 1, 1)."""
         z = latents.flatten(1)
         if z.shape[1] != self.latent_dim:
-            raise UserError(f"latents have {z.shape[1]} entries, but this autoencoder's have {self.latent_dim}.")
+            raise UserError(
+                f"latents have {z.shape[1]} entries, but this autoencoder's have {self.latent_dim}."
+            )
         soft_class = self.classes(z).softmax(dim=1)
         return self.generator.decode_embedding(z, self.generator.class_embedding(soft_class))

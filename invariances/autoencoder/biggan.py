@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -73,7 +75,8 @@ class GeneratorBlock(nn.Module):
         h = self.conv0(self.norm0(x, condition))
         h = self.conv1(self.norm1(h, condition))
         # a 1×1 convolution and nearest upsampling commute: four times less work in this order
-        return h + F.interpolate(self.shortcut(x), scale_factor=2.0)
+        out: Tensor = h + F.interpolate(self.shortcut(x), scale_factor=2.0)
+        return out
 
 
 class SelfAttention(nn.Module):
@@ -94,7 +97,8 @@ class SelfAttention(nn.Module):
         key = F.max_pool2d(self.key(x), 2).flatten(2).transpose(1, 2)
         value = F.max_pool2d(self.value(x), 2).flatten(2).transpose(1, 2)
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return torch.addcmul(x, self.gamma, self.out(attended.transpose(1, 2).unflatten(2, (height, width))))
+        out = self.out(attended.transpose(1, 2).reshape(len(x), -1, height, width))
+        return torch.addcmul(x, self.gamma, out)
 
 
 class BigGAN(nn.Module):
@@ -123,9 +127,7 @@ class BigGAN(nn.Module):
         self._splits = [self.code_dim - CODE * count, *[CODE] * count]
         self.class_embedding = nn.Linear(CLASSES, EMBEDDING, bias=False)
         self.first = nn.Linear(self._splits[0], 16 * widths[0])
-        self.blocks = nn.ModuleList(
-            GeneratorBlock(i, o, CODE + EMBEDDING) for i, o in zip(widths[:-1], widths[1:], strict=True)
-        )
+        self.blocks = nn.ModuleList(GeneratorBlock(i, o, CODE + EMBEDDING) for i, o in pairwise(widths))
         self.attention = SelfAttention(widths[-2])
         self.norm = ActNorm(base) if act_norm else nn.BatchNorm2d(base, eps=_EPS)
         self.colour = nn.Conv2d(base, 3, 3, padding=1)

@@ -152,9 +152,7 @@ def _fetch(
     raise UserError(f"{address} could not be fetched in {attempts} tries ({problem}); {by_hand}.")
 
 
-def _transfer(
-    address: str, part: Path, size: int | None, progress: bool, timeout: float
-) -> dict[str, Any]:
+def _transfer(address: str, part: Path, size: int | None, progress: bool, timeout: float) -> dict[str, Any]:
     """Complete `part` from where it stops; the digests of the whole."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "invariances", "Accept-Encoding": "identity"}

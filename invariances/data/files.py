@@ -182,4 +182,5 @@ def _eight_bits(values: np.ndarray[Any, Any], mode: str) -> np.ndarray[Any, Any]
     full = 1.0 if mode == "F" else 65535.0
     if not np.isfinite(values).all() or values.min() < 0 or values.max() > full:
         raise ValueError(f"its values go beyond the range 0 to {full:g}")
-    return np.rint(values.astype(np.float32) * np.float32(255.0 / full)).astype(np.uint8)
+    scaled: np.ndarray[Any, Any] = np.rint(values.astype(np.float32) * np.float32(255.0 / full))
+    return scaled.astype(np.uint8)
