@@ -11,7 +11,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from invariances.errors import UserError
 from invariances.flow.layers import ActNorm, mlp
 
-from .biggan import CLASSES, BigGAN
+from .biggan import CLASSES, BigGAN, fingerprint
 from .posterior import DiagonalGaussian
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -89,3 +89,7 @@ class BigAE(nn.Module):
             )
         soft_class = self.classes(z).softmax(dim=1)
         return self.generator.decode_embedding(z, self.generator.class_embedding(soft_class))
+
+    def fingerprint(self) -> str:
+        """A hash of architecture and weights."""
+        return fingerprint(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from itertools import pairwise
 
 import torch
@@ -177,6 +178,19 @@ class BigGAN(nn.Module):
             x = block(x, torch.cat([code, embedding.expand(len(z), -1)], dim=1))
         images: Tensor = self.colour(self.norm(x).relu_()).tanh()
         return images
+
+    def fingerprint(self) -> str:
+        """A hash of architecture and weights."""
+        return fingerprint(self)
+
+
+def fingerprint(module: nn.Module) -> str:
+    """A hash of architecture and weights: equal for equal behaviour, so that a cache knows its autoencoder."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, tensor in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _flat(x: Tensor) -> Tensor:

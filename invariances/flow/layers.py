@@ -102,7 +102,7 @@ class AffineHalf(nn.Module):
     def forward(self, x: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
         """(y, log-det (N,)) for x (N, changed) and kept (N, kept)."""
         s = torch.tanh(self.s(kept))
-        return torch.addcmul(self.t(kept), x, s.exp()), s.sum(dim=1)
+        return x * s.exp() + self.t(kept), s.sum(dim=1)
 
     def inverse(self, y: Tensor, kept: Tensor) -> Tensor:
         """Undo: x = (y − t) · exp(−s)."""
