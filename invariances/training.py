@@ -23,7 +23,7 @@ from .representation import Representation
 from .run import CONFIG, LAST, Stopped, check_writable, write_config
 from .training_data import CacheOptions, FeatureData, Images
 from .training_loop import parts, quiet
-from .whitening import whiten_embedder
+from .whitening import read_out, whiten_embedder
 
 Schedule = Literal["constant", "cosine"]
 PUBLISHED_RATE = 4.5e-6
@@ -312,7 +312,9 @@ def fit_layers(
         flow = new_flow(representation, code, seed, blocks=blocks, width=width, depth=depth)
         if whiten:
             features = data.features(layer)
-            whiten_embedder(flow, features.batch(torch.arange(min(1000, features.n)))[2])
+            mean, _, z = features.batch(torch.arange(min(10_000, features.n)))
+            whiten_embedder(flow, z[:1000])
+            read_out(flow, z, mean)
         training = FlowTraining(
             representation,
             code,

@@ -33,3 +33,36 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, floor: float 
     if first.bias is not None:
         centre = first.weight.flatten(2).sum(2) if first.weight.dim() == 4 else first.weight
         first.bias.copy_(-(centre @ rows.mean(0).to(centre)))
+
+
+@torch.no_grad()
+def read_out(flow: ConditionalFlow, representation: Tensor, latent: Tensor, ridge: float = 1e-5) -> None:
+    """W = (FᵀF + λI)⁻¹ Fᵀ z̄ in the embedder's last layer, F the features before it: e starts as a guess of z̄.
+
+    The blocks then begin with the best linear guess of the latent that the embedder's random features allow, instead
+    of finding it step by step. Initialises the embedder's ActNorms from `representation`.
+
+    Args:
+        flow: A new one, with a representation; its embedding has the latent's length.
+        representation: (N, C) or (N, C, H, W) of some thousand pictures.
+        latent: (N, D), theirs.
+        ridge: λ as a share of the features' mean variance.
+    """
+    layers = [each for each in flow.embedder.modules() if isinstance(each, (nn.Linear, nn.Conv2d))]
+    if not layers:
+        return
+    last, seen = layers[-1], []
+    hook = last.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].flatten(1)))
+    flow.train()
+    for chunk in representation.split(1000):
+        flow.embed(chunk)
+    hook.remove()
+    features = torch.cat(seen).double()
+    centre, mean, scale = features.mean(0), latent.double().mean(0), latent.double().std(0).clamp(min=1e-6)
+    features = features - centre
+    gram = features.T @ features
+    gram.diagonal().add_(ridge * gram.diagonal().mean() + 1e-12)
+    weight = torch.linalg.solve(gram, features.T @ ((latent.double() - mean) / scale)).T
+    last.weight.copy_(weight.reshape(last.weight.shape).to(last.weight))
+    if last.bias is not None:
+        last.bias.copy_((-weight @ centre).to(last.bias))
