@@ -127,18 +127,18 @@ def build(name: str, output: str = "models", photos: str | None = None, weights:
     """Train shipped models again from nothing, and write them to a folder.
 
     Args:
-        name: A shipped model; those trained together are built together (all `shapes_…`, or `animals64` and
-            `animals10`), or `shapes`.
+        name: `shapes` or `animals`; a shipped model's own name stands for all that are trained with it.
         output: Folder to write to.
         photos: For the animals: folder that holds `animalfaces10/` and `animals64/`.
         weights: For the animals: file of timm's tf_efficientnet_lite0.
 
     Example:
         invariances models build shapes --output models
+        invariances models build animals --photos photos/ --weights tf_efficientnet_lite0.safetensors
     """
     from invariances import zoo
 
-    if name != "shapes" and "package" not in zoo.entry(name):
+    if name not in ("shapes", "animals") and "package" not in zoo.entry(name):
         raise UserError(f"{name} was not trained here; `invariances models download {name}` fetches it.")
     if name.startswith("shapes"):
         from invariances.recipes import shapes
