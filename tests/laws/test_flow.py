@@ -137,11 +137,11 @@ def test_save_and_load_to_the_bit(tmp_path_factory, config, seed):
     torch.manual_seed(seed + 1)
     other = ConditionalFlow(**flow.config)
     other.load_state_dict(load_file(path))
-    other.train()  # a loaded ActNorm never initialises again
-    invariance, log_det = flow(latent, representation)
-    again, log_det_again = other(latent, representation)
-    assert torch.equal(invariance, again)
-    assert torch.equal(log_det, log_det_again)
+    for mode in (True, False):  # in training mode too: a loaded ActNorm never initialises again
+        invariance, log_det = flow.train(mode)(latent, representation)
+        again, log_det_again = other.train(mode)(latent, representation)
+        assert torch.equal(invariance, again)
+        assert torch.equal(log_det, log_det_again)
     one, two = (
         f.sample(representation, 3, generator=torch.Generator().manual_seed(3)) for f in (flow, other)
     )
