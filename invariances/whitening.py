@@ -54,8 +54,8 @@ def read_out(flow: ConditionalFlow, representation: Tensor, latent: Tensor, ridg
     last, seen = layers[-1], []
     hook = last.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].flatten(1)))
     flow.train()
-    for chunk in representation.split(1000):
-        flow.embed(chunk)
+    for start in range(0, len(representation), 1000):
+        flow.embed(representation[start : start + 1000])
     hook.remove()
     features = torch.cat(seen).double()
     centre, mean, scale = features.mean(0), latent.double().mean(0), latent.double().std(0).clamp(min=1e-6)
