@@ -71,6 +71,7 @@ def test_what_layers_of_the_shape_classifier_keep_by_their_probes(world, readers
         assert abs(kept[late]["foreground_hue"]) < 0.1
         assert abs(kept[late]["texture"]) < 0.1
     assert kept["stage2"]["background_hue"] > 0.9
+    assert kept["stage2"]["texture"] > 0.9
     assert kept["stage4"]["x"] > 0.9
     assert kept["logits"]["x"] < kept["pool"]["x"]
 

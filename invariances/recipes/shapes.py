@@ -31,7 +31,11 @@ CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
     "shapes_cue": ({"target": "shape", "correlate": ("shape", "texture")}, 400),
 }
 """The world that each classifier sees, and its training steps."""
-PROBED = ("stage1", "stage2", "stage3", "stage4", "pool", "logits", "softmax")
+PROBES: tuple[tuple[tuple[str, ...], int, int], ...] = (
+    (("stage1", "stage2", "stage3"), 16, 3000),
+    (("stage4", "pool", "logits", "softmax"), 12, 500),
+)
+"""Layers, and the width and training steps of their probes: fine textures take an early map's probe long to learn."""
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
 SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False)
 ENDLESS, TEST = 1_000_000, 2000
@@ -59,7 +63,9 @@ def build(output: str | Path, precision: str = "bf16-mixed", shortened: float = 
         "decoded": reading_quality(readers["reader"].read(_decoded(vae)), _test().factors(range(TEST)))
     }
     name = "shapes_shape"
-    probes = build_probes(networks[name], _short(500, shortened), half)
+    probes: dict[str, FactorReader] = {}
+    for layers, width, steps in PROBES:
+        probes |= build_probes(networks[name], layers, width, _short(steps, shortened), half)
     reached["probe"] = probe_table(networks[name], probes)
     readers |= {f"{name}/{layer}": probe for layer, probe in probes.items()}
     save_readers(readers, folder / "shapes_reader.safetensors", reached=reached)
@@ -130,12 +136,12 @@ def build_reader(vae: nn.Module, steps: int, half: bool) -> FactorReader:
 
 
 def build_probes(
-    network: nn.Module, steps: int, half: bool, layers: Sequence[str] = PROBED
+    network: nn.Module, layers: Sequence[str], width: int, steps: int, half: bool
 ) -> dict[str, FactorReader]:
     """One probe for each layer, trained side by side, then calibrated on pictures of another seed."""
     world, taps = Shapes(ENDLESS, seed=31), Representation.many(network, list(layers))
     torch.manual_seed(0)
-    probes = {layer: FactorReader(taps[layer].shape, 12) for layer in layers}
+    probes = {layer: FactorReader(taps[layer].shape, width) for layer in layers}
 
     @torch.no_grad()
     def lesson(indices: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
@@ -143,7 +149,13 @@ def build_probes(
         return dict(taps(batch["image"])), batch["factors"]
 
     fit_readers(
-        probes, lesson, ENDLESS, steps=steps, batch_size=96, half=half, description="probes of all layers"
+        probes,
+        lesson,
+        ENDLESS,
+        steps=steps,
+        batch_size=96,
+        half=half,
+        description=f"probes of {', '.join(layers)}",
     )
     kept_out = Shapes(TEST, seed=CALIBRATION_SEED)
     for layer, z in _features(taps, kept_out).items():

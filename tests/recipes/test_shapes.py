@@ -10,8 +10,7 @@ from invariances.recipes import shapes
 
 def test_every_model_is_made_and_can_be_loaded(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(shapes, "TEST", 50)
-    monkeypatch.setattr(shapes, "PROBED", ("stage4", "logits"))
-    monkeypatch.setattr(shapes.build_probes, "__defaults__", (("stage4", "logits"),))
+    monkeypatch.setattr(shapes, "PROBES", ((("stage4",), 4, 100), (("logits",), 4, 100)))
     reached = shapes.build(tmp_path, precision="32-true", shortened=0.0005)
     for name in shapes.CLASSIFIERS:
         network = load_classifier(tmp_path / f"{name}.safetensors")
