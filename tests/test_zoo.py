@@ -451,7 +451,7 @@ def case(name):
 def test_parity_of_flows(name):
     """Every output to 1e-4 of its largest magnitude, on convolutions that round as the reference's did.
 
-    These random flows multiply a last digit by up to 1e7 (the reference's own round trip is off by as much as
+    These random flows multiply a last digit a millionfold (the reference's own round trip is off by as much as
     5 times the largest latent), so the order in which a processor adds decides: AVX2, two threads or more.
     """
     if not REFERENCE.is_dir():
