@@ -449,13 +449,14 @@ def case(name):
     platform.machine() not in ("x86_64", "AMD64"), reason="the cases were rounded by an x86 processor"
 )
 def test_parity_of_flows(name):
-    """Every output to 1e-4 of its largest magnitude, on convolutions that round as the reference's did.
+    """Every output to 1e-4 of its largest magnitude, on convolutions that round as the reference's did; two on any.
 
     These random flows multiply a last digit a millionfold (the reference's own round trip is off by as much as
     5 times the largest latent), so the order in which a processor adds decides: AVX2, two threads or more.
     """
-    if not REFERENCE.is_dir():
-        pytest.skip("../shared/reference is not here")
+    errors = flow_errors(name)
+    assert errors["embedding"] <= 1e-4, errors
+    assert errors["residual"] <= 1e-4, errors
     rounding = {
         "OMP_NUM_THREADS": "2",
         "MKL_NUM_THREADS": "2",
@@ -473,8 +474,9 @@ def test_parity_of_flows(name):
     )
     assert done.returncode == 0, done.stderr
     errors = json.loads(done.stdout)
-    assert set(errors) == {"embedding", "residual", "logdet", "sample", "roundtrip", "roundtrip in float64"}
-    assert max(errors.values()) <= 1e-4, errors
+    assert errors.pop("roundtrip in float64") <= 1e-6, errors
+    assert set(errors) == {"embedding", "residual", "logdet", "sample", "roundtrip"}
+    assert all(error <= 1e-4 for error in errors.values()), errors
 
 
 @torch.inference_mode()
