@@ -108,6 +108,7 @@ def train_classifier(
     learning_rate: float = 4e-3,
     weight_decay: float = 0.02,
     flip: bool = False,
+    half: bool = False,
     start: SmallResNet | None = None,
     seed: int = 0,
     device: str | torch.device = "cpu",
@@ -118,7 +119,8 @@ def train_classifier(
 
     Args:
         images: uint8 (N, 3, H, W), or a `Shapes` world, whose pictures are then drawn as they are needed.
-        labels: (N,) int64 classes of uint8 images; a world knows its own.
+        labels: (N,) int64 classes of uint8 images, or (N, classes) probabilities, such as another network's
+            (distillation, Hinton et al. 2015); a world knows its own.
         classes: names (or number) of the classes; from the labels or the world where left out.
         width: of the network.
         blocks: of the network.
@@ -127,6 +129,7 @@ def train_classifier(
         learning_rate: the highest, reached after a fifth of the steps.
         weight_decay: AdamW's.
         flip: mirror half of the pictures (photographs; not `Shapes`, whose rotation it would turn).
+        half: compute in bfloat16 (twice as fast on processors that have it).
         start: a network of the same width and blocks to take stem and stages from, whatever its classes.
         seed: decides weights and batches.
         device: where to train.
@@ -140,10 +143,9 @@ def train_classifier(
     if world is None and labels is None:
         raise UserError("train_classifier needs a label for each image")
     if classes is None:
-        classes = world.classes if world is not None else int(labels.max()) + 1  # type: ignore[union-attr]
+        classes = world.classes if world is not None else _classes_of(labels)
     number = classes if isinstance(classes, int) else len(classes)
-    if labels is not None and (int(labels.min()) < 0 or int(labels.max()) >= number):
-        raise UserError(f"labels must lie between 0 and {number - 1} for {number} classes")
+    _check_labels(labels, number)
     generator = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -170,16 +172,35 @@ def train_classifier(
             mirrored = torch.rand(batch_size, generator=generator) < 0.5
             x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
         x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
-        logits = network(x)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            logits = network(x).float()
         loss = F.cross_entropy(logits, y)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
         if step % 20 == 19:
-            hits = (logits.argmax(1) == y).float().mean()
+            hits = (logits.argmax(1) == (y.argmax(1) if y.ndim == 2 else y)).float().mean()
             bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item():.3f}")
     return network.to(memory_format=torch.contiguous_format).eval()
+
+
+def _classes_of(labels: Tensor | None) -> int:
+    assert labels is not None
+    return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+
+
+def _check_labels(labels: Tensor | None, classes: int) -> None:
+    if labels is None:
+        return
+    if labels.ndim == 2:
+        if labels.shape[1] != classes or not labels.is_floating_point():
+            raise UserError(
+                f"probabilities must be floating-point, one of each of {classes} classes, "
+                f"not {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+    elif int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UserError(f"labels must lie between 0 and {classes - 1} for {classes} classes")
 
 
 @torch.inference_mode()

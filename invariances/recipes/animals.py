@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from invariances.autoencoder import VAE, save_autoencoder
 from invariances.autoencoder.training import Objective, Schedule, fit_autoencoder
@@ -16,6 +18,8 @@ from invariances.errors import UserError
 from invariances.representation import Representation
 
 SIZE, HELD_OUT, SEED = 64, 0.1, 0
+TEACHER, TEACHER_SIZE, VIEWS = "tf_efficientnet_lite0", 128, 3
+EYE = ["blocks.0", "blocks.1", "blocks.2", "blocks.3"]
 FACES_PER_ANIMAL = 3
 CLASS_NAMES = {
     "n02099601": "golden retriever",
@@ -29,8 +33,8 @@ CLASS_NAMES = {
     "n02132136": "brown bear",
     "n02138441": "meerkat",
 }
-OBJECTIVE = Objective(perceptual=0.1, perceptual_start=0.5, kl=1e-5, adversarial=0.25, adversarial_start=0.72)
-SCHEDULE = Schedule(steps=12_000, batch_size=32, learning_rate=1e-3, shift=2, seed=SEED)
+OBJECTIVE = Objective(perceptual=0.1, kl=1e-5, adversarial=0.4, adversarial_start=0.3)
+SCHEDULE = Schedule(steps=10_000, batch_size=32, learning_rate=1e-3, shift=2, seed=SEED)
 
 
 def faces_of(photos: Path, views: int = 1) -> tuple[ImageFolder, ImageFolder]:
@@ -46,7 +50,8 @@ def build(output: str | Path, photos: str | Path, weights: str | Path, precision
     Args:
         output: folder to write to.
         photos: folder that holds `animalfaces10/` and `animals64/`, one folder per kind in each.
-        weights: file of timm's `tf_efficientnet_lite0`, whose early layers compare pictures.
+        weights: file of timm's `tf_efficientnet_lite0`, whose early layers compare pictures and whose last one
+            teaches the classifier.
         precision: Lightning's, of the autoencoder's training.
 
     Raises:
@@ -54,24 +59,22 @@ def build(output: str | Path, photos: str | Path, weights: str | Path, precision
     """
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    build_classifier(folder, Path(photos))
+    build_classifier(folder, Path(photos), Path(weights))
     build_autoencoder(folder, Path(photos), Path(weights), precision)
 
 
 def build_autoencoder(folder: Path, photos: Path, weights: Path, precision: str) -> VAE:
-    """`animals64`: 64 pixels, 128 latents, from all animals and the faces thrice; a stopped run goes on."""
-    if not weights.is_file():
-        raise UserError(f"there is no file {weights}; give the weights of timm's tf_efficientnet_lite0")
+    """`animals64`: 64 pixels, 256 latents, from all animals and the faces thrice; a stopped run goes on."""
+    eye = Representation.many(TEACHER, EYE, weights=_there(weights), size=SIZE)
     train, held_out = faces_of(photos)
     faces, animals = train.tensor(), ImageFolder(photos / "animals64", size=SIZE).tensor()
     pictures = torch.cat([animals, *[faces] * FACES_PER_ANIMAL])
-    eye = Representation.many("tf_efficientnet_lite0", ["blocks.1", "blocks.2"], weights=weights, size=SIZE)
     torch.manual_seed(SEED)
     vae = fit_autoencoder(
         pictures,
         held_out.tensor(),
         folder / "animals64",
-        vae=VAE(SIZE, 128, width=32, max_width=256),
+        vae=VAE(SIZE, 256, width=32, max_width=192),
         perceptual=[eye],
         objective=OBJECTIVE,
         schedule=SCHEDULE,
@@ -83,38 +86,48 @@ def build_autoencoder(folder: Path, photos: Path, weights: Path, precision: str)
     return vae
 
 
-def build_classifier(folder: Path, photos: Path, steps: tuple[int, int] = (1500, 500)) -> SmallResNet:
-    """`animals10`: first taught the 25 kinds of animals, then the ten kinds of faces by random crops."""
-    train, held_out = faces_of(photos, views=8)
-    animals = ImageFolder(photos / "animals64", size=SIZE)
+def build_classifier(
+    folder: Path, photos: Path, weights: Path, steps: tuple[int, int] = (5000, 500)
+) -> SmallResNet:
+    """`animals10`: first taught what an ImageNet network says of all animals, then the ten kinds of faces."""
+    train, held_out = faces_of(photos, views=VIEWS)
+    faces, animals = train.tensor(), ImageFolder(photos / "animals64", size=SIZE).tensor()
+    pictures = torch.cat([animals, faces])
+    network = Representation(TEACHER, "softmax", weights=_there(weights), size=TEACHER_SIZE)
+    lesson: dict[str, Any] = {"width": 24, "batch_size": 64, "flip": True, "half": True, "seed": SEED}
     first = train_classifier(
-        _channels_first(animals.tensor()),
-        torch.tensor(animals.labels),
-        classes=animals.classes,
-        width=24,
+        _channels_first(pictures),
+        _says(network, pictures),
         steps=steps[0],
-        batch_size=64,
-        flip=True,
-        seed=SEED,
-        description="25 animals",
+        description="what ImageNet says",
+        **lesson,
     )
     second = train_classifier(
-        _channels_first(train.tensor()),
+        _channels_first(faces),
         torch.tensor(train.labels).repeat_interleave(train.views),
         classes=[CLASS_NAMES.get(each, each) for each in train.classes],
-        width=24,
         steps=steps[1],
-        batch_size=64,
         learning_rate=1e-3,
-        flip=True,
         start=first,
-        seed=SEED,
         description="ten faces",
+        **lesson,
     )
     accuracy = held_out_accuracy(second, held_out)
     print(f"animals10: {accuracy:.3f} of {len(held_out)} faces kept out named rightly", file=sys.stderr)
     save_classifier(second, folder / "animals10.safetensors", accuracy=accuracy, held_out=len(held_out))
     return second
+
+
+@torch.inference_mode()
+def _says(network: Representation, pictures: Tensor) -> Tensor:
+    starts = tqdm(range(0, len(pictures), 64), desc="asking ImageNet", unit="batch")
+    return torch.cat([network(from_uint8(pictures[start : start + 64])) for start in starts])
+
+
+def _there(weights: Path) -> Path:
+    if not weights.is_file():
+        raise UserError(f"there is no file {weights}; give the weights of timm's {TEACHER}")
+    return weights
 
 
 @torch.inference_mode()

@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import timm
 from PIL import Image
+from safetensors.torch import save_file
 
 from invariances import UserError
 from invariances.classifier import load_classifier
@@ -31,8 +33,15 @@ def test_split_keeps_the_same_faces_out_whatever_the_crops(photos):
     assert len(crops) == 8 * len(train)
 
 
-def test_classifier_is_kept_with_names_and_accuracy(photos, tmp_path, capsys):
-    animals.build_classifier(tmp_path / "out", photos, steps=(2, 2))
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "teacher.safetensors"
+    save_file(timm.create_model(animals.TEACHER).state_dict(), path)
+    return path
+
+
+def test_classifier_is_kept_with_names_and_accuracy(photos, weights, tmp_path, capsys):
+    animals.build_classifier(tmp_path / "out", photos, weights, steps=(2, 2))
     assert load_classifier(tmp_path / "out" / "animals10.safetensors").classes == ["hyena", "n9"]
     assert "faces kept out named rightly" in capsys.readouterr().err
 
