@@ -166,7 +166,8 @@ def build_cache(
         autoencoder: with `encode(images) -> posterior` and `fingerprint()`.
         representations: the layers; those of one network are computed in one pass.
         folder: of all caches; `$XDG_CACHE_HOME/invariances/features` by default.
-        dtype: of stored representations, "float16" or "float32".
+        dtype: of stored representations, "float16" or "float32"; probabilities are always float32, since
+            float16 has none below 6e-8.
         max_gb: what all arrays of this cache may take on the disk, in units of 10⁹ bytes. Layers that do not fit,
             the largest first, are computed at every read.
         batch_size: images per pass.
@@ -203,8 +204,9 @@ def build_cache(
     }
     for layer, each in layers.items():
         about = {"kind": "representation", "network": each.network_name, "layer": layer}
-        key = [data, each.fingerprint(), dtype]
-        arrays[layer] = _array(root, key, count, each, dtype, about)
+        number = "float32" if each.probabilities else dtype
+        key = [data, each.fingerprint(), number]
+        arrays[layer] = _array(root, key, count, each, number, about)
     work = FeaturePass(dataset, autoencoder, layers, batch_size, workers, progress)
     left_out: set[str] = set()
     while missing := _missing(arrays, max_gb, left_out):

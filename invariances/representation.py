@@ -157,6 +157,11 @@ class Representation(nn.Module):
         with torch.no_grad():
             return tuple(self(torch.zeros(1, 3, *self.preprocessing.shape)).shape[1:])
 
+    @property
+    def probabilities(self) -> bool:
+        """Whether z is the network's softmax."""
+        return self._cut.kind == "softmax"
+
     def forward(self, images: Tensor) -> Tensor:
         """The z of images (N, 3, H, W) in [-1, 1], of any size; the network runs no further than the layer."""
         inputs, outputs = self._cuts.run(images, self._taps())
@@ -182,7 +187,7 @@ class Representation(nn.Module):
             return inputs
         (tap,) = self._taps()
         z = self._cuts.arrange(tap, outputs, self.layer, self.token)
-        return z.softmax(1) if self._cut.kind == "softmax" else z
+        return z.softmax(1) if self.probabilities else z
 
     def train(self, mode: bool = True) -> Representation:
         """Does nothing: the network stays in eval mode."""

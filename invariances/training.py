@@ -199,7 +199,12 @@ def new_flow(
     """A flow for this layer and this autoencoder, its weights a function of `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return ConditionalFlow(autoencoder.latent_dim, representation.shape, **sizes)  # type: ignore[arg-type]
+        return ConditionalFlow(
+            autoencoder.latent_dim,  # type: ignore[arg-type]
+            representation.shape,
+            probabilities=representation.probabilities,
+            **sizes,
+        )
 
 
 def fit(

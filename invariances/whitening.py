@@ -23,7 +23,7 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, floor: float 
     first = next((each for each in flow.embedder.modules() if isinstance(each, (nn.Linear, nn.Conv2d))), None)
     if first is None or len(representation) < 2:
         return
-    rows = representation.movedim(1, -1).reshape(-1, representation.shape[1]).double()
+    rows = flow.read(representation).movedim(1, -1).reshape(-1, representation.shape[1]).double()
     values, vectors = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], rows.shape[1]))
     if not float(values.max()) > 0:
         return

@@ -116,6 +116,15 @@ def test_rows_are_what_the_networks_give(street, dtype):
     assert cache.labels.tolist() == [k % 3 for k in range(20)]
 
 
+def test_probabilities_are_kept_as_float32(street):
+    autoencoder, (first, *_) = street
+    cache = build((autoencoder, [first, first.at("softmax")]))
+    assert (cache.dtype("first"), cache.dtype("softmax")) == ("float16", "float32")
+    with torch.no_grad():
+        want = first.at("softmax")(Pictures()[3]["image"][None])
+    torch.testing.assert_close(cache.batch([3], "softmax")[2], want, rtol=1e-5, atol=0)
+
+
 def test_items_layers_and_loaders_agree_with_batches(street):
     cache = build(street)
     item = cache[4]

@@ -39,6 +39,26 @@ def test_embedding_starts_as_a_guess_of_the_latent(shape, bound):
     assert unexplained < bound
 
 
+def test_embedding_of_probabilities_finds_what_the_faint_ones_tell():
+    torch.manual_seed(0)
+
+    def world(seed):
+        hidden = torch.randn(3000, 4, generator=torch.Generator().manual_seed(seed))
+        logits = torch.cat([torch.full((3000, 1), 14.0), 1.5 * hidden, torch.zeros(3000, 3)], dim=1)
+        return logits.softmax(1), hidden
+
+    unexplained = {}
+    for probabilities in (False, True):
+        flow = ConditionalFlow(4, (8,), blocks=1, width=8, probabilities=probabilities)
+        z, hidden = world(0)
+        whiten_embedder(flow, z[:1000])
+        read_out(flow, z, hidden)
+        z, hidden = world(1)
+        unexplained[probabilities] = float((flow.eval().embed(z) - hidden).square().mean() / hidden.var())
+    assert unexplained[True] < 0.5, unexplained
+    assert unexplained[False] > 0.9, unexplained
+
+
 def test_a_flow_that_is_told_nothing_is_left_alone():
     flow = ConditionalFlow(4, (), blocks=1, width=8)
     before = {name: each.clone() for name, each in flow.state_dict().items()}

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from invariances.classifier import ResidualBlock
 from invariances.data.shapes import FACTORS, Factor
 from invariances.errors import UserError
+from invariances.flow.embedder import log_probabilities
 
 Factors = Mapping[str, Tensor]
 
@@ -90,6 +91,7 @@ class FactorReader(nn.Module):
     Args:
         shape: of the input without batch, (C, H, W) or (C,); (3, 64, 64) reads pictures.
         width: channels of its first stage (maps); vectors pass through 16 · width hidden units.
+        probabilities: the input is a softmax, whose logarithm is read.
 
     Maps are never pooled: residual stages of stride 2 lead to 4×4, which are read as they are.
     """
@@ -98,9 +100,11 @@ class FactorReader(nn.Module):
     slope: Tensor
     offset: Tensor
 
-    def __init__(self, shape: Sequence[int] = (3, 64, 64), width: int = 24) -> None:
+    def __init__(
+        self, shape: Sequence[int] = (3, 64, 64), width: int = 24, probabilities: bool = False
+    ) -> None:
         super().__init__()
-        self.config = {"shape": list(shape), "width": width}
+        self.config = {"shape": list(shape), "width": width, "probabilities": probabilities}
         if len(shape) == 3 and tuple(shape[1:]) != (1, 1):
             self.net = self._of_maps(shape, width)
         elif len(shape) in (1, 3):
@@ -142,7 +146,7 @@ class FactorReader(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Calibrated outputs (N, OUTPUTS) of inputs (N, *shape)."""
-        raw: Tensor = self.net(inputs)
+        raw: Tensor = self.net(log_probabilities(inputs) if self.config["probabilities"] else inputs)
         return (raw / self.temperature) * self.slope + self.offset
 
     @torch.inference_mode()

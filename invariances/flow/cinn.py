@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from invariances.errors import UserError
 
-from .embedder import VECTOR_DEPTH, Embedder
+from .embedder import VECTOR_DEPTH, Embedder, log_probabilities
 from .layers import FlowBlock
 
 
@@ -33,6 +33,8 @@ class ConditionalFlow(nn.Module):
         depth: number of their hidden layers, width to width, after the first.
         embedder_depth: widths, ends included, of a vector's embedder (4; the published flow on the
             average-pooled AnimalFaces ResNet has 6). Maps need no number: see `MapEmbedder`.
+        probabilities: the representation is a softmax: its logarithm is embedded (the published flows embed
+            probabilities as they are, and so lose what lies in the faint ones).
 
     Raises:
         UserError: where a size is impossible, or a tensor has another shape than announced here.
@@ -46,6 +48,7 @@ class ConditionalFlow(nn.Module):
         width: int = 1024,
         depth: int = 2,
         embedder_depth: int = VECTOR_DEPTH,
+        probabilities: bool = False,
     ) -> None:
         super().__init__()
         shape = [int(size) for size in representation_shape or ()]
@@ -61,6 +64,7 @@ class ConditionalFlow(nn.Module):
             "width": width,
             "depth": depth,
             "embedder_depth": embedder_depth,
+            "probabilities": probabilities,
         }
         self.embedder = Embedder(shape, latent_dim, embedder_depth)
         self.blocks = nn.ModuleList(
@@ -129,8 +133,12 @@ class ConditionalFlow(nn.Module):
                 f"the representation has shape {tuple(z.shape)}, but this flow was built for "
                 f"{('N', *expected)}; use the layer and network that it was trained for."
             )
-        embedding: Tensor = self.embedder(z.to(self._weight().dtype))
+        embedding: Tensor = self.embedder(self.read(z.to(self._weight().dtype)))
         return embedding
+
+    def read(self, representation: Tensor) -> Tensor:
+        """What the embedder is given: the representation, or its logarithm where it is one of probabilities."""
+        return log_probabilities(representation) if self.config["probabilities"] else representation
 
     def _inverse(self, y: Tensor, condition: Tensor) -> Tensor:
         for block in reversed(self.blocks):

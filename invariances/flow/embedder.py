@@ -11,6 +11,12 @@ from torch.nn import functional as F
 from .layers import LIMIT, ActNorm
 
 VECTOR_DEPTH = 4
+_LEAST_PROBABILITY = 1e-12
+
+
+def log_probabilities(representation: Tensor) -> Tensor:
+    """The logarithm of probabilities, none below 1e-12: faint ones tell as much as strong ones."""
+    return representation.clamp_min(_LEAST_PROBABILITY).log()
 
 
 def halvings(height: int, width: int) -> int:

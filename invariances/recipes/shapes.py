@@ -141,7 +141,10 @@ def build_probes(
     """One probe for each layer, trained side by side, then calibrated on pictures of another seed."""
     world, taps = Shapes(ENDLESS, seed=31), Representation.many(network, list(layers))
     torch.manual_seed(0)
-    probes = {layer: FactorReader(taps[layer].shape, width) for layer in layers}
+    probes = {
+        layer: FactorReader(taps[layer].shape, width, probabilities=taps[layer].probabilities)
+        for layer in layers
+    }
 
     @torch.no_grad()
     def lesson(indices: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
