@@ -78,7 +78,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (N, D) to pictures (N, 3, S, S), not yet clamped: a linear 32-pixel picture plus a learned residual."""
+    """Latents (N, D) to pictures (N, 3, S, S), not yet clamped: a linear 32-pixel picture plus a learned residual.
+
+    The last stage sees the linear picture beside what the stages before it made of the latent, so that it has edges
+    to sharpen and need not first find them.
+    """
 
     def __init__(self, size: int, latent_dim: int, widths: list[int], blocks: int) -> None:
         super().__init__()
@@ -90,7 +94,9 @@ class Decoder(nn.Module):
             stages.extend(ResidualBlock(before) for _ in range(blocks))
             if after:
                 stages += [nn.Conv2d(before, after, 1), nn.Upsample(scale_factor=2)]
-        self.stages = nn.Sequential(*stages)
+        self.stages = nn.Sequential(*stages[: len(stages) - blocks])
+        self.guide = nn.Conv2d(12, widths[0], 3, padding=1)
+        self.last = nn.Sequential(*stages[len(stages) - blocks :])
         self.out = nn.Conv2d(widths[0], 12, 3, padding=1)
         self.size, self.small = size, small
 
@@ -103,13 +109,14 @@ class Decoder(nn.Module):
         """The picture, values near [-1, 1]."""
         bottom = self.head(latents).unflatten(1, (-1, _BOTTOM_SIZE, _BOTTOM_SIZE))
         trunk = self.stages(bottom.contiguous(memory_format=torch.channels_last))
-        residual = F.pixel_shuffle(self.out(F.leaky_relu(trunk, 0.2)), 2)
         with torch.autocast(latents.device.type, enabled=False):
             base = self.linear(latents.float()).unflatten(1, (3, self.small, self.small))
             if self.small != self.size:
                 base = F.interpolate(base, size=self.size, mode="bilinear", align_corners=False)
-            picture: Tensor = base + residual.float()
-            return picture
+        trunk = self.last(trunk + self.guide(F.pixel_unshuffle(base, 2)))
+        residual = F.pixel_shuffle(self.out(F.leaky_relu(trunk, 0.2)), 2)
+        picture: Tensor = base + residual.float()
+        return picture
 
 
 class VAE(nn.Module):
