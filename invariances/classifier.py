@@ -6,7 +6,6 @@ can be taken at any of them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from invariances.errors import UserError
+from invariances.network_file import read_network, save_network
 
 if TYPE_CHECKING:
     from invariances.data.shapes import Shapes
@@ -224,33 +224,18 @@ def save_classifier(
         dtype: of the floating-point weights in the file.
         notes: JSON-able facts kept beside the architecture (a test accuracy, a recipe).
     """
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
-        for name, tensor in network.state_dict().items()
-    }
-    metadata = {"architecture": json.dumps({"name": "SmallResNet", **network.config})}
-    save_file(tensors, path, {**metadata, "notes": json.dumps(notes)})
+    save_network(path, {"name": "SmallResNet", **network.config}, network.state_dict(), dtype, notes)
 
 
 def load_classifier(path: str | Path) -> SmallResNet:
     """The network that `save_classifier` wrote, frozen and in eval mode, weights as float32.
 
     Raises:
-        UserError: the file is missing or holds no SmallResNet.
+        UserError: the file is missing, truncated, or holds no SmallResNet.
     """
-    from safetensors import safe_open
-
-    if not Path(path).is_file():
-        raise UserError(f"there is no classifier at {path}; train one with `invariances models build shapes`")
-    with safe_open(path, "pt") as file:
-        architecture = json.loads((file.metadata() or {}).get("architecture", "{}"))
-        if architecture.pop("name", None) != "SmallResNet":
-            raise UserError(f"{path} holds no SmallResNet; save one with `save_classifier`")
-        network = SmallResNet(**architecture)
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    network.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    architecture, tensors = read_network(
+        path, "SmallResNet", "classifier", "train one with `invariances models build shapes`"
+    )
+    network = SmallResNet(**architecture)
+    network.load_state_dict(tensors)
     return network.requires_grad_(False).eval()

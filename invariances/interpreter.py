@@ -169,8 +169,7 @@ class Interpreter:
         folder = Path(folder)
         name = getattr(self.autoencoder, "published_name", None)
         if name is None:
-            with atomic(folder / AUTOENCODER) as draft:
-                save_autoencoder(self.autoencoder, draft)  # type: ignore[arg-type]
+            save_autoencoder(self.autoencoder, folder / AUTOENCODER)  # type: ignore[arg-type]
         metadata = {
             "kind": "interpreter",
             "flow": json.dumps(self.flow.config),

@@ -13,13 +13,16 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from invariances.data.images import from_uint8, to_uint8
+from invariances.data.images import from_uint8
 from invariances.errors import UserError
+from invariances.report import save_grid
+from invariances.training_loop import quiet
 
 from .perceptual import Features, PatchDiscriminator, Perceptual
 from .storage import save_autoencoder
@@ -247,8 +250,6 @@ class _Keeper(Callback):
         self.output, self.pictures = output, pictures
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        from PIL import Image
-
         assert isinstance(pl_module, AutoencoderTask)
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
@@ -256,12 +257,19 @@ class _Keeper(Callback):
         images = from_uint8(self.pictures[:10])
         with torch.inference_mode():
             pairs = torch.stack([images, pl_module.result(images.to(pl_module.device)).cpu()])
-        rows, count, _, height, width = pairs.shape
-        sheet = to_uint8(pairs.flatten(0, 1)).reshape(rows, count, height, width, 3).permute(0, 2, 1, 3, 4)
-        folder = self.output / "samples"
-        folder.mkdir(exist_ok=True)
-        picture = Image.fromarray(sheet.reshape(rows * height, count * width, 3).numpy())
-        picture.save(folder / f"step_{pl_module.done:06d}.png")
+        path = self.output / "samples" / f"step_{pl_module.done:06d}.png"
+        save_grid(pairs, path, ["photo", "decoded"])
+
+
+class _Bar(TQDMProgressBar):
+    """One bar, named for what is trained, without another for every look at the held-out pictures."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *unused: Any) -> None:
+        super().on_train_epoch_start(trainer, *unused)
+        self.train_progress_bar.set_description("autoencoder")
+
+    def init_validation_tqdm(self) -> Any:
+        return Tqdm(disable=True)
 
 
 def fit_autoencoder(
@@ -323,20 +331,21 @@ def fit_autoencoder(
     checkpoint = ModelCheckpoint(
         folder / "checkpoints", save_top_k=0, save_last=True, every_n_train_steps=validate_every
     )
-    bar: list[Callback] = [TQDMProgressBar(refresh_rate=20)] if progress else []
-    trainer = pl.Trainer(
-        accelerator="auto",
-        devices=1,
-        precision=precision,  # type: ignore[arg-type]
-        max_epochs=1,
-        logger=CSVLogger(folder, name="", version=""),
-        callbacks=[checkpoint, keeper, *bar],
-        val_check_interval=min(validate_every, max(schedule.steps - task.done, 1)),
-        num_sanity_val_steps=0,
-        log_every_n_steps=20,
-        enable_progress_bar=progress,
-        enable_model_summary=False,
-    )
+    bar: list[Callback] = [_Bar(refresh_rate=20)] if progress else []
+    with quiet():
+        trainer = pl.Trainer(
+            accelerator="auto",
+            devices=1,
+            precision=precision,  # type: ignore[arg-type]
+            max_epochs=1,
+            logger=CSVLogger(folder, name="", version=""),
+            callbacks=[checkpoint, keeper, *bar],
+            val_check_interval=min(validate_every, max(schedule.steps - task.done, 1)),
+            num_sanity_val_steps=0,
+            log_every_n_steps=20,
+            enable_progress_bar=progress,
+            enable_model_summary=False,
+        )
     train = DataLoader(_Batches(pictures, schedule), sampler=_Steps(task), batch_size=None)
     validation = DataLoader(_Chunks(held_out), batch_size=None)
 
@@ -345,10 +354,12 @@ def fit_autoencoder(
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        trainer.fit(task, train, validation, ckpt_path=last if resuming else None, weights_only=True)
+        with quiet():
+            trainer.fit(task, train, validation, ckpt_path=last if resuming else None, weights_only=True)
     finally:
         signal.signal(signal.SIGTERM, before)
         if task.done:
-            trainer.save_checkpoint(last)
+            with quiet():
+                trainer.save_checkpoint(last)
             save_autoencoder(task.result, folder / "autoencoder.safetensors")
     return task.result.requires_grad_(False).eval()

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from invariances.data.download import cache_folder
 from invariances.data.files import BrokenImage, list_images, open_image
 from invariances.errors import UserError
 
@@ -51,8 +52,7 @@ _Out = TypeVar("_Out")
 
 def cache_home() -> Path:
     """`$XDG_CACHE_HOME/invariances`, by default `~/.cache/invariances`."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "invariances"
+    return cache_folder() / "invariances"
 
 
 def center_box(width: int, height: int) -> Box:

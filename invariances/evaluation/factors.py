@@ -13,7 +13,6 @@ of the samples'.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from invariances.classifier import ResidualBlock
 from invariances.data.shapes import FACTORS, Factor
 from invariances.errors import UserError
 from invariances.flow.embedder import log_probabilities
+from invariances.network_file import read_network, save_network
 
 Factors = Mapping[str, Tensor]
 
@@ -318,40 +318,28 @@ def save_readers(
     readers: Mapping[str, FactorReader], path: str | Path, dtype: torch.dtype = torch.float16, **notes: Any
 ) -> None:
     """Write readers, by name, into one safetensors file with their architectures and JSON-able notes."""
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {
-        f"{name}/{key}": (tensor.to(dtype) if tensor.is_floating_point() else tensor).contiguous()
-        for name, reader in readers.items()
-        for key, tensor in reader.state_dict().items()
+        f"{name}/{key}": each for name, reader in readers.items() for key, each in reader.state_dict().items()
     }
     architecture = {"name": "FactorReader", "readers": {name: each.config for name, each in readers.items()}}
-    save_file(tensors, path, {"architecture": json.dumps(architecture), "notes": json.dumps(notes)})
+    save_network(path, architecture, tensors, dtype, notes)
 
 
 def load_readers(path: str | Path, names: Iterable[str] | None = None) -> dict[str, FactorReader]:
     """The readers (all, or those of `names`) that `save_readers` wrote, frozen and in eval mode.
 
     Raises:
-        UserError: the file is missing or holds no readers.
+        UserError: the file is missing, truncated, or holds no readers.
     """
-    from safetensors import safe_open
-
-    if not Path(path).is_file():
-        raise UserError(
-            f"there are no factor readers at {path}; make them with `invariances models build shapes`"
-        )
+    architecture, tensors = read_network(
+        path, "FactorReader", "factor reader", "make them with `invariances models build shapes`"
+    )
     readers = {}
-    with safe_open(path, "pt") as file:
-        architecture = json.loads((file.metadata() or {}).get("architecture", "{}"))
-        if architecture.get("name") != "FactorReader":
-            raise UserError(f"{path} holds no factor readers")
-        for name in names or architecture["readers"]:
-            reader = FactorReader(**architecture["readers"][name])
-            keys = [key for key in file.keys() if key.startswith(f"{name}/")]  # noqa: SIM118
-            state = {key.removeprefix(f"{name}/"): file.get_tensor(key) for key in keys}
-            reader.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
-            readers[name] = reader.requires_grad_(False).eval()
+    for name in names or architecture["readers"]:
+        reader = FactorReader(**architecture["readers"][name])
+        start = f"{name}/"
+        reader.load_state_dict(
+            {key.removeprefix(start): each for key, each in tensors.items() if key.startswith(start)}
+        )
+        readers[name] = reader.requires_grad_(False).eval()
     return readers

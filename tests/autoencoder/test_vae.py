@@ -112,7 +112,7 @@ def test_bad_files_get_a_sentence(tmp_path):
     from safetensors.torch import save_file
 
     save_file({"a": torch.zeros(1)}, tmp_path / "c.safetensors")
-    with pytest.raises(UserError, match="holds no VAE"):
+    with pytest.raises(UserError, match="holds no autoencoder"):
         load_autoencoder(tmp_path / "c.safetensors")
     with pytest.raises(UserError, match="there is no autoencoder"):
         load_autoencoder(tmp_path / "none.safetensors")
@@ -120,7 +120,7 @@ def test_bad_files_get_a_sentence(tmp_path):
 
 def test_unwritable_place_gets_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot be made"):
         save_autoencoder(small_vae(), tmp_path / "file" / "a.safetensors")
 
 
