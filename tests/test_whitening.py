@@ -39,6 +39,24 @@ def test_embedding_starts_as_a_guess_of_the_latent(shape, bound):
     assert unexplained < bound
 
 
+def test_few_pictures_do_not_make_a_wild_guess():
+    generator = torch.Generator().manual_seed(0)
+    z, latent = torch.randn(80, 20, 2, 2, generator=generator), torch.randn(80, 4, generator=generator)
+    new_z, new_latent = (
+        torch.randn(500, 20, 2, 2, generator=generator),
+        torch.randn(500, 4, generator=generator),
+    )
+
+    def error(**options):
+        torch.manual_seed(0)
+        flow = ConditionalFlow(4, (20, 2, 2), blocks=1, width=8)
+        read_out(flow, z, latent, **options)
+        return (flow.eval().embed(new_z).detach() - new_latent).square().mean()
+
+    assert error(ridges=(1e-5,)) > 1.7
+    assert error() < 1.2
+
+
 def test_embedding_of_probabilities_finds_what_the_faint_ones_tell():
     torch.manual_seed(0)
 
