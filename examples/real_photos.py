@@ -50,10 +50,10 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/real_photos"))
     parser.add_argument("--autoencoder", default="animals64")
     parser.add_argument("--layers", nargs="+", default=LAYERS)
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--animals", type=int, default=12_500, help="of animals64, so many pictures")
     options = parser.parse_args()
-    faces, held_out = faces_of(options.photos)
+    faces, held_out = faces_of(options.photos, views=4)
     animals = ImageFolder(options.photos / "animals64", size=SIZE)
     chosen = torch.randperm(len(animals), generator=torch.Generator().manual_seed(0))[
         : options.animals
@@ -74,7 +74,8 @@ def main() -> None:
         learning_rate=5e-4,
         schedule="cosine",
         warmup=200,
-        ema=0.999,
+        ema=0.995,
+        whiten=True,
         blocks=12,
         width=256,
         cache=cache,
