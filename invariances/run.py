@@ -18,6 +18,8 @@ METRICS = "metrics.csv"
 SAMPLES = "samples"
 LAST = "checkpoints/last.ckpt"
 EVALUATION = "evaluation.json"
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 
 
 class Stopped(Exception):
@@ -39,7 +41,8 @@ class Stopped(Exception):
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A draft beside `path` that takes its place once written: `path` is at every moment the old file or the new.
 
-    The draft reaches the disk before it is renamed; it is removed where the block raises.
+    The draft reaches the disk before it is renamed; it is removed where the block raises. The file gets the usual
+    permissions, whatever wrote it (safetensors alone would keep it from everybody else).
 
     Raises:
         UserError: The folder cannot be written to.
@@ -54,6 +57,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         yield draft
+        draft.chmod(0o666 & ~_UMASK)
         _reach_disk(draft)
         os.replace(draft, path)
         with suppress(OSError):

@@ -35,3 +35,9 @@ def test_what_is_no_classifier_gets_a_sentence_with_a_remedy(tmp_path, harm):
         save_network(path, {"name": "vae"}, {"a": torch.zeros(1)})
     with pytest.raises(UserError, match=r"c\.safetensors.*models build shapes"):
         load_classifier(path)
+
+
+def test_others_may_read_the_file_as_the_umask_has_it(tmp_path):
+    path = save_network(tmp_path / "n.safetensors", {"name": "toy"}, {"a": torch.zeros(1)})
+    (tmp_path / "plain").write_text("")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
