@@ -7,9 +7,11 @@ import torch
 
 from invariances import zoo
 from invariances.classifier import accuracy
+from invariances.data.images import from_uint8
 from invariances.data.shapes import FACTORS, Shapes
 from invariances.evaluation.factors import kept_by_probe, load_readers, reading_quality
 from invariances.quickstart import READERS, cue_conflict
+from invariances.recipes.animals import faces_of, held_out_accuracy
 from invariances.representation import Representation
 
 N = 400
@@ -90,3 +92,31 @@ def test_they_are_small() -> None:
     files = list((Path(zoo.__file__).parent / "weights").glob("shapes_*.safetensors"))
     assert len(files) == 6
     assert sum(file.stat().st_size for file in files) <= 12_000_000
+
+
+PHOTOS = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs ../shared/data")
+def test_animals_are_given_back_sharp_and_named() -> None:
+    _, held_out = faces_of(PHOTOS)
+    faces, vae = from_uint8(held_out.tensor()), zoo.load("animals64")
+    with torch.inference_mode():
+        decoded = vae(faces)
+    assert float((decoded - faces).abs().mean()) < 0.112
+
+    def contrast(pictures):
+        return (pictures[..., 1:] - pictures[..., :-1]).abs().mean()
+
+    assert 0.8 < contrast(decoded) / contrast(faces) < 1.2
+    assert held_out_accuracy(zoo.load("animals10"), held_out) > 0.7
+
+
+def test_animals_decode_to_pictures_whatever_the_latent() -> None:
+    vae = zoo.load("animals64")
+    latents = torch.randn(8, vae.latent_dim, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        pictures = vae.decode(latents)
+        again = vae.encode(pictures).mode()
+    assert pictures.shape == (8, 3, 64, 64)
+    assert float(torch.cosine_similarity(latents, again).min()) > 0.8
