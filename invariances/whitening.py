@@ -3,40 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .flow import ConditionalFlow
 
+_FAINTEST, _MOST_PATCHES = 1e-5, 200_000
 RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
 @torch.no_grad()
-def whiten_embedder(flow: ConditionalFlow, representation: Tensor, floor: float = 1e-5) -> None:
-    """W ← W C^(−½) in the embedder's first layer, C the covariance of the representation's channels.
+def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0) -> None:
+    """W = Q Λ^(−½) Uᵀ in each of the embedder's layers but the last: whitened principal components of its inputs.
 
-    What a layer barely shows (the colour, to a classifier of shapes) lies in directions of little variance, which
-    training finds late. The architecture stays as it is; only the weights that training starts from change.
+    UΛUᵀ is the covariance of what a layer is given (of a convolution: of patches), U has as many columns as the layer
+    has outputs, and Q is a random rotation; where there are more outputs than inputs, Q's columns are orthonormal.
+    So as little as possible is lost on the way to the embedding, and what a layer barely shows (the colour, to a
+    classifier of shapes) counts as much as what it shows well; training finds it late otherwise. The architecture
+    stays as it is; only the weights that training starts from change.
 
     Args:
         flow: A new one, with a representation.
         representation: (N, C) or (N, C, H, W) of some hundred pictures.
-        floor: Directions below this share of the largest variance are not enlarged further.
+        seed: Of the rotations.
     """
-    first = next((each for each in flow.embedder.modules() if isinstance(each, (nn.Linear, nn.Conv2d))), None)
-    if first is None or len(representation) < 2:
+    if len(representation) < 2 or not flow.representation_shape:
         return
-    rows = flow.read(representation).movedim(1, -1).reshape(-1, representation.shape[1]).double()
-    values, vectors = torch.linalg.eigh(torch.cov(rows.T).reshape(rows.shape[1], rows.shape[1]))
-    if not float(values.max()) > 0:
-        return
-    root = (vectors / values.clamp(min=float(values.max()) * floor).sqrt()) @ vectors.T
-    weight = first.weight.double().movedim(1, -1) @ root
-    first.weight.copy_(weight.movedim(-1, 1).to(first.weight))
-    if first.bias is not None:
-        centre = first.weight.flatten(2).sum(2) if first.weight.dim() == 4 else first.weight
-        first.bias.copy_(-(centre @ rows.mean(0).to(centre)))
+    generator = torch.Generator().manual_seed(seed)
+    flow.train()
+    parts = [each for each in flow.embedder.net.children() if not isinstance(each, nn.Flatten)]
+    learning = [index for index, each in enumerate(parts) if isinstance(each, (nn.Linear, nn.Conv2d))]
+    x = flow.read(representation)
+    for start, stop in pairwise(learning):
+        layer = parts[start]
+        assert isinstance(layer, (nn.Linear, nn.Conv2d))
+        components = _whitened_components(_inputs(layer, x), len(layer.weight), generator)
+        layer.weight.copy_(components.reshape(layer.weight.shape).to(layer.weight))
+        if layer.bias is not None:
+            layer.bias.zero_()
+        x = torch.cat([nn.Sequential(*parts[start:stop])(each) for each in torch.split(x, 1000)])
+
+
+def _inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
+    """What single outputs of a layer are computed from, (rows, K), some hundred thousand at most."""
+    if isinstance(layer, nn.Linear):
+        return x
+    kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
+    assert not isinstance(padding, str)
+    places = max(1, x.shape[2] // stride[0] * (x.shape[3] // stride[1]))
+    some = x[: max(2, _MOST_PATCHES // places)]
+    return F.unfold(some, kernel, padding=padding, stride=stride).movedim(1, 2).flatten(0, 1)
+
+
+def _whitened_components(rows: Tensor, outputs: int, generator: torch.Generator) -> Tensor:
+    """Weights (outputs, K) whose outputs, over these rows, have no covariance and the variance 1."""
+    values, vectors = torch.linalg.eigh(torch.cov(rows.T.double()).reshape(rows.shape[1], rows.shape[1]))
+    kept = min(outputs, rows.shape[1])
+    values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
+    floor = float(values[0]) * _FAINTEST + 1e-24
+    mixing = torch.randn(outputs, kept, generator=generator, dtype=torch.float64)
+    mixing = torch.linalg.qr(mixing)[0]
+    weights: Tensor = (mixing / values.clamp(min=floor).sqrt()) @ vectors.T
+    return weights
 
 
 @torch.no_grad()
