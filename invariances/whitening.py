@@ -19,8 +19,8 @@ RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0) -> None:
     """W = Q Λ^(−½) Uᵀ in each of the embedder's layers but the last: whitened principal components of its inputs.
 
-    UΛUᵀ is the covariance of what a layer is given (of a convolution: of patches), U has as many columns as the layer
-    has outputs, and Q is a random rotation; where there are more outputs than inputs, Q's columns are orthonormal.
+    UΛUᵀ is the covariance of what a layer is given (of a convolution: of patches, and U has as many columns as it has
+    outputs; of a linear layer U has all, the faintest too), and Q is random with orthonormal rows or columns.
     So as little as possible is lost on the way to the embedding, and what a layer barely shows (the colour, to a
     classifier of shapes) counts as much as what it shows well; training finds it late otherwise. The architecture
     stays as it is; only the weights that training starts from change.
@@ -36,14 +36,16 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
     flow.train()
     parts = [each for each in flow.embedder.net.children() if not isinstance(each, nn.Flatten)]
     learning = [index for index, each in enumerate(parts) if isinstance(each, (nn.Linear, nn.Conv2d))]
-    x = flow.read(representation)
+    x = flow.read(representation).reshape(len(representation), *flow.representation_shape)
     for start, stop in pairwise(learning):
         layer = parts[start]
         assert isinstance(layer, (nn.Linear, nn.Conv2d))
-        components = _whitened_components(_inputs(layer, x), len(layer.weight), generator)
+        rows = _inputs(layer, x)
+        kept = rows.shape[1] if isinstance(layer, nn.Linear) else len(layer.weight)
+        components = _whitened_components(rows, len(layer.weight), kept, generator)
         layer.weight.copy_(components.reshape(layer.weight.shape).to(layer.weight))
         if layer.bias is not None:
-            layer.bias.zero_()
+            layer.bias.copy_(-(components @ rows.mean(0).to(components)))
         x = torch.cat([nn.Sequential(*parts[start:stop])(each) for each in torch.split(x, 1000)])
 
 
@@ -58,14 +60,15 @@ def _inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     return F.unfold(some, kernel, padding=padding, stride=stride).movedim(1, 2).flatten(0, 1)
 
 
-def _whitened_components(rows: Tensor, outputs: int, generator: torch.Generator) -> Tensor:
+def _whitened_components(rows: Tensor, outputs: int, most: int, generator: torch.Generator) -> Tensor:
     """Weights (outputs, K) whose outputs, over these rows, have no covariance and the variance 1."""
     values, vectors = torch.linalg.eigh(torch.cov(rows.T.double()).reshape(rows.shape[1], rows.shape[1]))
-    kept = min(outputs, rows.shape[1])
+    kept = min(most, rows.shape[1])
     values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
     floor = float(values[0]) * _FAINTEST + 1e-24
-    mixing = torch.randn(outputs, kept, generator=generator, dtype=torch.float64)
-    mixing = torch.linalg.qr(mixing)[0]
+    tall = torch.randn(max(outputs, kept), min(outputs, kept), generator=generator, dtype=torch.float64)
+    mixing = torch.linalg.qr(tall)[0]
+    mixing = mixing if outputs >= kept else mixing.T
     weights: Tensor = (mixing / values.clamp(min=floor).sqrt()) @ vectors.T
     return weights
 

@@ -75,7 +75,7 @@ def test_embedding_of_probabilities_finds_what_the_faint_ones_tell():
         error = (flow.eval().embed(z) - hidden).detach().square().mean()
         unexplained[probabilities] = float(error / hidden.var())
     assert unexplained[True] < 0.5, unexplained
-    assert unexplained[False] > 0.8, unexplained
+    assert unexplained[False] > 1.5 * unexplained[True], unexplained
 
 
 def test_a_flow_that_is_told_nothing_is_left_alone():
