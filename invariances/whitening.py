@@ -23,7 +23,8 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
     outputs; of a linear layer U has all, the faintest too), and Q is random with orthonormal rows or columns.
     So as little as possible is lost on the way to the embedding, and what a layer barely shows (the colour, to a
     classifier of shapes) counts as much as what it shows well; training finds it late otherwise. The architecture
-    stays as it is; only the weights that training starts from change.
+    stays as it is; only the weights that training starts from change. Nothing changes where the representation
+    never varies.
 
     Args:
         flow: A new one, with a representation.
@@ -41,6 +42,8 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
         layer = parts[start]
         assert isinstance(layer, (nn.Linear, nn.Conv2d))
         rows = _inputs(layer, x)
+        if not float(rows.std(0).max()) > 0:
+            return
         kept = rows.shape[1] if isinstance(layer, nn.Linear) else len(layer.weight)
         components = _whitened_components(rows, len(layer.weight), kept, generator)
         layer.weight.copy_(components.reshape(layer.weight.shape).to(layer.weight))
@@ -65,7 +68,7 @@ def _whitened_components(rows: Tensor, outputs: int, most: int, generator: torch
     values, vectors = torch.linalg.eigh(torch.cov(rows.T.double()).reshape(rows.shape[1], rows.shape[1]))
     kept = min(most, rows.shape[1])
     values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
-    floor = float(values[0]) * _FAINTEST + 1e-24
+    floor = float(values[0]) * _FAINTEST
     tall = torch.randn(max(outputs, kept), min(outputs, kept), generator=generator, dtype=torch.float64)
     mixing = torch.linalg.qr(tall)[0]
     mixing = mixing if outputs >= kept else mixing.T
@@ -102,7 +105,7 @@ def read_out(
     wanted = (wanted - wanted.mean(0)) / wanted.std(0).clamp(min=1e-6)
     centre = features.mean(0)
     features = features - centre
-    weight = _ridge(features, wanted, _best_ridge(features, wanted, ridges))
+    weight = _regression(*_products(features, wanted), _best_ridge(features, wanted, ridges))
     last.weight.copy_(weight.reshape(last.weight.shape).to(last.weight))
     if last.bias is not None:
         last.bias.copy_((-weight @ centre).to(last.bias))
@@ -114,16 +117,22 @@ def _best_ridge(features: Tensor, wanted: Tensor, ridges: Sequence[float]) -> fl
     if known == len(features):
         return max(ridges)
 
+    gram, cross = _products(features[:known], wanted[:known])
+
     def error(ridge: float) -> float:
-        guess = features[known:] @ _ridge(features[:known], wanted[:known], ridge).T
+        guess = features[known:] @ _regression(gram, cross, ridge).T
         return float((guess - wanted[known:]).square().mean())
 
     return min(ridges, key=error)
 
 
-def _ridge(features: Tensor, wanted: Tensor, ridge: float) -> Tensor:
-    """Weights (D, K) of the regression of wanted (N, D) on features (N, K)."""
-    gram = features.T @ features
-    gram.diagonal().add_(ridge * gram.diagonal().mean() + 1e-12)
-    weights: Tensor = torch.linalg.solve(gram, features.T @ wanted).T
+def _products(features: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """FᵀF (K, K) and Fᵀz̄ (K, D): all that a regression needs, whatever its ridge."""
+    return features.T @ features, features.T @ wanted
+
+
+def _regression(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
+    """Weights (D, K) of the ridge regression with these products."""
+    added = ridge * gram.diagonal().mean() + 1e-12
+    weights: Tensor = torch.linalg.solve(gram + torch.diag(added.expand(len(gram))), cross).T
     return weights

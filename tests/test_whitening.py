@@ -83,3 +83,10 @@ def test_a_flow_that_is_told_nothing_is_left_alone():
     before = {name: each.clone() for name, each in flow.state_dict().items()}
     read_out(flow, torch.zeros(8, 0), torch.zeros(8, 4))
     assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
+
+
+def test_a_layer_that_never_varies_is_left_alone():
+    flow = ConditionalFlow(4, (6,), blocks=1, width=8)
+    before = {name: each.clone() for name, each in flow.state_dict().items()}
+    whiten_embedder(flow, torch.ones(20, 6))
+    assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
