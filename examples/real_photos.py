@@ -75,7 +75,7 @@ def main() -> None:
         schedule="cosine",
         warmup=200,
         ema=0.995,
-        whiten=True,
+        optimizer="muon",
         blocks=12,
         width=256,
         cache=cache,

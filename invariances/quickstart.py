@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,6 @@ from .evaluation.factors import FactorReader, kept_by_probe, kept_by_samples, lo
 from .evaluation.faithfulness import faithfulness
 from .evaluation.invariance import bits_per_dim, variance
 from .evaluation.run import finite
-from .features import seeded
 from .interpreter import Interpreter
 from .own_pictures import layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
@@ -56,10 +55,10 @@ class Effort:
         classifier_steps: own photos only.
     """
 
-    pictures: int = 12_000
-    steps: int = 1200
+    pictures: int = 20_000
+    steps: int = 800
     batch_size: int = 128
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     blocks: int = 6
     width: int = 128
     depth: int = 1
@@ -123,11 +122,14 @@ def quickstart(
         "layers": {},
     }
     for layer in tqdm(chosen, desc="looking at samples", unit="layer", disable=not progress):
-        numbers = measure(fitted[layer], held_out, effort.samples, seed)
-        if truth is not None:
-            numbers["factors"] = sampled_factors(
+        numbers = measure(fitted[layer], held_out, seed)
+        if truth is None:
+            numbers |= seen_again(fitted[layer], held_out, effort.samples, seed)
+        else:
+            factors, seen = sampled_factors(
                 fitted[layer], held_out, readers["reader"], truth, reconstruction, effort.samples, seed
             )
+            numbers |= {**seen, "factors": factors}
             probe = readers.get(f"{summary['network']}/{layer}")
             if probe is not None:
                 numbers["probe"] = probed_factors(fitted[layer], held_out, probe, truth)
@@ -170,7 +172,7 @@ def _fit(
         blocks=effort.blocks,
         width=effort.width,
         depth=effort.depth,
-        whiten=True,
+        optimizer="muon",
         checkpoint_every=max(effort.steps, 1),
         samples_every=max(effort.steps, 1),
         accelerator="cpu",
@@ -179,18 +181,27 @@ def _fit(
     )
 
 
-def measure(interpreter: Interpreter, held_out: Any, samples: int, seed: int) -> dict[str, Any]:
-    """Likelihood, remaining variance, and how samples look to the network, on pictures kept out."""
+def measure(interpreter: Interpreter, held_out: Any, seed: int) -> dict[str, Any]:
+    """Likelihood and remaining variance on pictures kept out."""
     data = FeatureData.of(held_out, held_out, progress=False)
     data.prepare([interpreter.representation], interpreter.autoencoder, training=False)
     features = data.held_out_features(interpreter.representation.layer)
-    seen = faithfulness(interpreter, held_out, n=samples, seed=seed, batch_size=32)
     return {
         "nll_bits_per_dim": bits_per_dim(interpreter.flow, features),
-        "faithfulness_cosine": seen["faithfulness_cosine"],
-        "top1_agreement": seen["top1_agreement"],
         "variance_remaining": variance(interpreter.flow, features, n=8, seed=seed)["variance_remaining"],
     }
+
+
+def seen_again(
+    interpreter: Interpreter,
+    held_out: Any,
+    samples: int,
+    seed: int,
+    look: Callable[[Tensor], None] | None = None,
+) -> dict[str, Any]:
+    """How samples look to the network; see `faithfulness`."""
+    seen = faithfulness(interpreter, held_out, n=samples, seed=seed, batch_size=32, look=look)
+    return {name: seen[name] for name in ("faithfulness_cosine", "top1_agreement")}
 
 
 def sampled_factors(
@@ -201,15 +212,14 @@ def sampled_factors(
     reconstruction: Mapping[str, Tensor],
     samples: int,
     seed: int,
-) -> dict[str, float]:
-    """Share of every factor that samples keep; see `kept_by_samples`."""
-    parts = []
-    for start in range(0, len(world), 64):
-        images = world.images(range(start, min(start + 64, len(world))))
-        drawn = interpreter.sample(images, samples, generator=seeded("factors", seed, start))
-        parts.append(reader.read(drawn.flatten(0, 1)))
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Share of every factor that samples keep (see `kept_by_samples`), and how the same samples look to the network."""
+    parts: list[dict[str, Tensor]] = []
+    seen = seen_again(
+        interpreter, world, samples, seed, lambda drawn: parts.append(reader.read(drawn.flatten(0, 1)))
+    )
     read = {name: torch.cat([part[name] for part in parts]).view(-1, samples) for name in truth}
-    return kept_by_samples(read, truth, reconstruction)
+    return kept_by_samples(read, truth, reconstruction), seen
 
 
 @torch.inference_mode()
@@ -250,7 +260,7 @@ def _cue(
     autoencoder = AUTOENCODER
     fitted = _fit(CUE_NETWORK, [CUE_LAYER], autoencoder, training, held_out, folder, effort, seed, progress)
     truth = held_out.factors(range(len(held_out)))
-    factors = sampled_factors(
+    factors, _ = sampled_factors(
         fitted[CUE_LAYER], held_out, readers["reader"], truth, reconstruction, effort.samples, seed
     )
     kept = {name: factors[name] for name in ("shape", "texture")}

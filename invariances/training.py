@@ -19,13 +19,15 @@ from .errors import UserError
 from .features import Batch
 from .flow import ConditionalFlow
 from .interpreter import Interpreter, autoencoder_of
+from .muon import MuonAdam
 from .representation import Representation
 from .run import CONFIG, LAST, Stopped, check_writable, write_config
 from .training_data import CacheOptions, FeatureData, Images
 from .training_loop import parts, quiet
-from .whitening import read_out, whiten_embedder
+from .whitening import start_embedder
 
 Schedule = Literal["constant", "cosine"]
+Optimizer = Literal["adam", "muon"]
 PUBLISHED_RATE = 4.5e-6
 """Published learning rate per picture of a step."""
 
@@ -42,6 +44,10 @@ class FlowTraining(LightningModule):
         warmup: Steps over which the learning rate rises from zero.
         ema: Decay of an exponential moving average of the weights, which then is what is evaluated and kept;
             0 keeps the weights themselves.
+        optimizer: "adam" as published, or "muon": the embedder's weight matrices by `MuonAdam`, which learns what a
+            layer shows faintly in a fraction of the steps.
+        whiten: Start the embedder at whitened principal components and a linear guess of the latent; see
+            `start_embedder`.
         seed: Of the order of the data and of the latents' noise.
     """
 
@@ -55,6 +61,8 @@ class FlowTraining(LightningModule):
         schedule: Schedule = "constant",
         warmup: int = 0,
         ema: float = 0.0,
+        optimizer: Optimizer = "adam",
+        whiten: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -66,7 +74,7 @@ class FlowTraining(LightningModule):
         self.average = deepcopy(flow).requires_grad_(False).eval() if ema else None
         self.frozen = (representation, autoencoder.eval().requires_grad_(False))
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
-        self.ema, self.seed = ema, seed
+        self.ema, self.optimizer, self.whiten, self.seed = ema, optimizer, whiten, seed
         self.loss_sum, self.loss_count = torch.zeros(()), 0
 
     @property
@@ -86,6 +94,12 @@ class FlowTraining(LightningModule):
     def nats_per_dim(self, loss: float) -> float:
         """Negative log-likelihood in nats per dimension, loss / D + ½ log 2π."""
         return loss / self.flow.latent_dim + 0.5 * math.log(2 * math.pi)
+
+    def setup(self, stage: str) -> None:
+        """Starts the embedder of a new run from the features."""
+        if self.whiten and self.trainer.ckpt_path is None:
+            data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+            start_embedder(self.flow, data.features(self.layer), self.seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """mean(½‖v‖²) − mean(log |det|), nats up to a constant."""
@@ -137,12 +151,19 @@ class FlowTraining(LightningModule):
         return self
 
     def configure_optimizers(self) -> Any:
-        """Fused Adam, betas (0.5, 0.9), and a learning rate that is a function of the step."""
+        """Fused Adam (or Muon with it), betas (0.5, 0.9), and a learning rate that is a function of the step."""
         rate = self.learning_rate
         if rate is None:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             rate = PUBLISHED_RATE * data.batch_size * self.trainer.world_size
-        optimizer = torch.optim.Adam(self.flow.parameters(), lr=rate, betas=(0.5, 0.9), fused=True)
+        parameters = self.flow.parameters()
+        adam: dict[str, Any] = {"lr": rate, "betas": (0.5, 0.9), "fused": True}
+        optimizer: torch.optim.Optimizer
+        if self.optimizer == "muon":
+            matrices = [each for each in self.flow.embedder.parameters() if each.dim() > 1]
+            optimizer = MuonAdam(parameters, matrices, **adam)
+        else:
+            optimizer = torch.optim.Adam(parameters, **adam)
         factor = rate_factor(self.schedule, self.warmup, self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -156,6 +177,7 @@ class FlowTraining(LightningModule):
             "network": representation.fingerprint(),
             "autoencoder": autoencoder.fingerprint(),  # type: ignore[operator]
             "average": self.average is not None,
+            "optimizer": self.optimizer,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -243,10 +265,11 @@ def fit_layers(
     schedule: Schedule = "constant",
     warmup: int = 0,
     ema: float = 0.0,
+    optimizer: Optimizer = "adam",
+    whiten: bool = True,
     blocks: int = 20,
     width: int = 1024,
     depth: int = 2,
-    whiten: bool = False,
     crop: Literal["center", "random"] = "center",
     views: int = 1,
     skip_broken: bool = False,
@@ -272,14 +295,15 @@ def fit_layers(
         resume: Go on with the last checkpoint in `output`.
         steps: Training steps per layer.
         batch_size: Pictures per step.
-        learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`.
+        learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `optimizer`, `whiten`.
         schedule: "constant" or "cosine".
         warmup: Steps of linear rise.
         ema: Decay of the weights' moving average; 0 for none.
+        optimizer: "adam" or "muon".
+        whiten: Start the embedder from the features.
         blocks: As of `ConditionalFlow`, like `width` and `depth`.
         width: Of hidden layers.
         depth: Hidden layers after the first.
-        whiten: Start the embedder so that faint directions of a layer count too; see `whiten_embedder`.
         crop: "center", or "random" with `views` crops per picture.
         views: Crops cached per picture.
         skip_broken: Leave broken pictures out instead of stopping.
@@ -315,11 +339,6 @@ def fit_layers(
     interpreters = {}
     for layer, representation in representations.items():
         flow = new_flow(representation, code, seed, blocks=blocks, width=width, depth=depth)
-        if whiten:
-            features = data.features(layer)
-            mean, _, z = features.batch(torch.arange(min(10_000, features.n)))
-            whiten_embedder(flow, z[:1000])
-            read_out(flow, z, mean)
         training = FlowTraining(
             representation,
             code,
@@ -328,6 +347,8 @@ def fit_layers(
             schedule=schedule,
             warmup=warmup,
             ema=ema,
+            optimizer=optimizer,
+            whiten=whiten,
             seed=seed,
         )
         folder = None if output is None else _folder(str(output), representation, resume)
@@ -339,6 +360,7 @@ def fit_layers(
             }
             model |= {"weights": _name(weights), "blocks": blocks, "width": width, "depth": depth}
             model |= {"learning_rate": learning_rate, "schedule": schedule, "warmup": warmup, "ema": ema}
+            model |= {"optimizer": optimizer, "whiten": whiten}
             config = {
                 "seed_everything": seed,
                 "trainer": {"max_steps": steps, "accelerator": accelerator, "log_every_n_steps": log_every},

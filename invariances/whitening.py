@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .features import Features, seeded
 from .flow import ConditionalFlow
 
-_FAINTEST, _MOST_PATCHES = 1e-5, 200_000
+_FAINTEST = 1e-5
+_MOST_PICTURES, _MOST_VALUES = 10_000, 100_000_000
+_MOST_INPUTS, _MOST_PATCH_VALUES = 2048, 30_000_000
 RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
+
+
+def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0) -> None:
+    """`whiten_embedder`, then `read_out`, with pictures drawn from those to train on.
+
+    At most 10,000 pictures are read, fewer where their representations are so large that they would not fit
+    into 400 MB.
+
+    Args:
+        flow: A new one.
+        features: Of the layer that the flow is for.
+        seed: Of the choice of pictures and of the rotations.
+    """
+    if not flow.representation_shape:
+        return
+    values = max(1, torch.Size(flow.representation_shape).numel())
+    count = min(features.n, _MOST_PICTURES, max(100, _MOST_VALUES // values))
+    chosen = torch.randperm(features.n, generator=seeded("start", seed))[:count].sort().values
+    mean, _, z = features.batch(chosen)
+    device = next(flow.parameters()).device
+    mean, z = mean.to(device), z.to(device).float()
+    whiten_embedder(flow, z, seed)
+    read_out(flow, z, mean)
+    flow.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
@@ -48,25 +75,36 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
         components = _whitened_components(rows, len(layer.weight), kept, generator)
         layer.weight.copy_(components.reshape(layer.weight.shape).to(layer.weight))
         if layer.bias is not None:
-            layer.bias.copy_(-(components @ rows.mean(0).to(components)))
+            layer.bias.copy_(-(components @ rows.mean(0).cpu().double()).to(layer.bias))
         x = torch.cat([nn.Sequential(*parts[start:stop])(each) for each in torch.split(x, 1000)])
 
 
 def _inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
-    """What single outputs of a layer are computed from, (rows, K), some hundred thousand at most."""
+    """What single outputs of a layer are computed from, (rows, K): as many as a covariance needs, or memory allows."""
     if isinstance(layer, nn.Linear):
-        return x
+        return x if x.shape[1] <= _MOST_INPUTS else x[:_MOST_INPUTS]
     kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
     assert not isinstance(padding, str)
+    inputs = layer.weight[0].numel()
+    most = _MOST_PATCH_VALUES // inputs if inputs <= _MOST_INPUTS else _MOST_INPUTS
     places = max(1, x.shape[2] // stride[0] * (x.shape[3] // stride[1]))
-    some = x[: max(2, _MOST_PATCHES // places)]
-    return F.unfold(some, kernel, padding=padding, stride=stride).movedim(1, 2).flatten(0, 1)
+    some = x[: max(2, -(-most // places))]
+    patches = F.unfold(some, kernel, padding=padding, stride=stride).movedim(1, 2).flatten(0, 1)
+    return patches[torch.linspace(0, len(patches) - 1, min(most, len(patches))).long()]
 
 
 def _whitened_components(rows: Tensor, outputs: int, most: int, generator: torch.Generator) -> Tensor:
     """Weights (outputs, K) whose outputs, over these rows, have no covariance and the variance 1."""
-    values, vectors = torch.linalg.eigh(torch.cov(rows.T.double()).reshape(rows.shape[1], rows.shape[1]))
-    kept = min(most, rows.shape[1])
+    centred = rows - rows.mean(0)
+    count, inputs = rows.shape
+    if inputs <= max(count, _MOST_INPUTS):
+        values, vectors = torch.linalg.eigh((centred.T @ centred).cpu().double() / (count - 1))
+    else:  # fewer rows than inputs: the same directions from the rows' own products
+        values, mixed = torch.linalg.eigh((centred @ centred.T).cpu().double() / (count - 1))
+        vectors = centred.T.cpu().double() @ mixed
+        vectors = vectors / vectors.norm(dim=0).clamp(min=1e-12)
+        most = min(most, count - 1)
+    kept = min(most, inputs)
     values, vectors = values.flip(0)[:kept], vectors.flip(1)[:, :kept]
     floor = float(values[0]) * _FAINTEST
     tall = torch.randn(max(outputs, kept), min(outputs, kept), generator=generator, dtype=torch.float64)
@@ -98,17 +136,19 @@ def read_out(
     last, seen = layers[-1], []
     hook = last.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].flatten(1)))
     flow.train()
+    if len(representation) and last.weight[0].numel() > _MOST_INPUTS:
+        representation, latent = representation[: 2 * _MOST_INPUTS], latent[: 2 * _MOST_INPUTS]
     for start in range(0, len(representation), 1000):
         flow.embed(representation[start : start + 1000])
     hook.remove()
-    features, wanted = torch.cat(seen).double(), latent.double()
+    features, wanted = torch.cat(seen).float(), latent.float()
     wanted = (wanted - wanted.mean(0)) / wanted.std(0).clamp(min=1e-6)
     centre = features.mean(0)
     features = features - centre
-    weight = _regression(*_products(features, wanted), _best_ridge(features, wanted, ridges))
+    weight = _ridge_regression(features, wanted)(_best_ridge(features, wanted, ridges))
     last.weight.copy_(weight.reshape(last.weight.shape).to(last.weight))
     if last.bias is not None:
-        last.bias.copy_((-weight @ centre).to(last.bias))
+        last.bias.copy_((-weight @ centre.to(weight)).to(last.bias))
 
 
 def _best_ridge(features: Tensor, wanted: Tensor, ridges: Sequence[float]) -> float:
@@ -116,23 +156,25 @@ def _best_ridge(features: Tensor, wanted: Tensor, ridges: Sequence[float]) -> fl
     known = max(1, len(features) * 4 // 5)
     if known == len(features):
         return max(ridges)
-
-    gram, cross = _products(features[:known], wanted[:known])
+    weights = _ridge_regression(features[:known], wanted[:known])
 
     def error(ridge: float) -> float:
-        guess = features[known:] @ _regression(gram, cross, ridge).T
+        guess = features[known:] @ weights(ridge).to(features).T
         return float((guess - wanted[known:]).square().mean())
 
     return min(ridges, key=error)
 
 
-def _products(features: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """FᵀF (K, K) and Fᵀz̄ (K, D): all that a regression needs, whatever its ridge."""
-    return features.T @ features, features.T @ wanted
+def _ridge_regression(features: Tensor, wanted: Tensor) -> Callable[[float], Tensor]:
+    """λ ↦ (FᵀF + λsI)⁻¹ Fᵀ z̄ = Fᵀ (FFᵀ + λsI)⁻¹ z̄, transposed (D, K), by the smaller product; s is F's mean energy."""
+    energy = float(features.double().square().sum()) / features.shape[1]
+    tall = len(features) >= features.shape[1]
+    gram = (features.T @ features if tall else features @ features.T).double()
+    target = (features.T @ wanted if tall else wanted).double()
 
+    def weights(ridge: float) -> Tensor:
+        regularised = gram + torch.eye(len(gram)).to(gram) * (ridge * energy + 1e-12)
+        solved: Tensor = torch.linalg.solve(regularised, target)
+        return (solved if tall else features.T.double() @ solved).T
 
-def _regression(gram: Tensor, cross: Tensor, ridge: float) -> Tensor:
-    """Weights (D, K) of the ridge regression with these products."""
-    added = ridge * gram.diagonal().mean() + 1e-12
-    weights: Tensor = torch.linalg.solve(gram + torch.diag(added.expand(len(gram))), cross).T
     return weights

@@ -7,7 +7,7 @@ random other picture, which a sampler that knew nothing would not beat.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -76,6 +76,7 @@ def faithfulness(
     seed: int = 0,
     batch_size: int = 16,
     progress: bool = False,
+    look: Callable[[Tensor], None] | None = None,
 ) -> dict[str, Any]:
     """How well the network recognises its own samples.
 
@@ -87,6 +88,8 @@ def faithfulness(
         seed: Of samples and of the choice of others.
         batch_size: Pictures at a time; results do not depend on it beyond rounding.
         progress: A bar on stderr.
+        look: Is shown the decoded samples (B, n, 3, H, W) of one batch of pictures after the other, in order, for
+            whatever else is to be measured on them.
 
     Returns:
         `faithfulness_cosine`, `faithfulness_relative_l2`: means over pictures and samples of `cosine` and
@@ -112,6 +115,8 @@ def faithfulness(
             ]
         )
         shown["samples"] = interpreter.decode(latents)
+        if look is not None:
+            look(shown["samples"])
         for name, many in shown.items():
             for column in many.unbind(1):
                 z_shown, classes_shown = _seen(interpreter, column)
