@@ -40,6 +40,7 @@ def flow_training(
     warmup: int = 0,
     ema: float = 0.0,
     optimizer: Optimizer = "adam",
+    weight_decay: float = 0.0,
     whiten: bool = True,
     seed: int = 0,
 ) -> FlowTraining:
@@ -60,6 +61,7 @@ def flow_training(
         warmup: Steps over which the learning rate rises.
         ema: Decay of the weights' moving average, which is then evaluated and kept; 0 for none.
         optimizer: "adam" as published, or "muon", which learns what a layer shows faintly in fewer steps.
+        weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
         whiten: Start the embedder at whitened principal components of the features and a linear guess of the latent.
         seed: Taken from seed_everything.
     """
@@ -75,6 +77,7 @@ def flow_training(
         warmup=warmup,
         ema=ema,
         optimizer=optimizer,
+        weight_decay=weight_decay,
         whiten=whiten,
         seed=seed,
     )

@@ -32,7 +32,7 @@ def orthogonal_factor(matrix: Tensor) -> Tensor:
     return factor
 
 
-class MuonAdam(torch.optim.Adam):
+class MuonAdam(torch.optim.AdamW):
     """ΔW = −lr · 0.2 · √max(O, I) · UVᵀ for the matrices, UΣVᵀ their momentum with a look ahead; Adam for the others.
 
     Every direction of a matrix moves as much as every other, however small its gradient is beside theirs. The factor
@@ -43,13 +43,18 @@ class MuonAdam(torch.optim.Adam):
         parameters: all that learns.
         matrices: those of them with two dimensions or more to be moved so.
         momentum: decay of the matrices' momentum.
-        adam: as of `torch.optim.Adam`.
+        adam: as of `torch.optim.AdamW`; `weight_decay` (0 by default) shrinks matrices too.
 
     Sources: Jordan et al. 2024; the step's size from Liu et al. 2025, "Muon is scalable for LLM training".
     """
 
     def __init__(
-        self, parameters: Iterable[Tensor], matrices: Iterable[Tensor], momentum: float = 0.9, **adam: Any
+        self,
+        parameters: Iterable[Tensor],
+        matrices: Iterable[Tensor],
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        **adam: Any,
     ) -> None:
         moved = list(matrices)
         known = {id(each) for each in moved}
@@ -58,7 +63,7 @@ class MuonAdam(torch.optim.Adam):
             {"params": moved, "muon": momentum},
             {"params": others, "muon": None},
         ]
-        super().__init__(groups, **adam)
+        super().__init__(groups, weight_decay=weight_decay, **adam)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -86,5 +91,6 @@ class MuonAdam(torch.optim.Adam):
             state["momentum"].mul_(decay).add_(weight.grad)
             ahead = weight.grad.add(state["momentum"], alpha=decay).flatten(1)
             size = group["lr"] * _ROOT_MEAN_SQUARE * max(ahead.shape) ** 0.5
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
             weight.sub_(orthogonal_factor(ahead).reshape(weight.shape), alpha=size)
             weight.grad = None  # leaves Adam nothing to do

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from .own_pictures import layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
 from .run import atomic, check_writable
 from .training import fit_layers
-from .training_data import FeatureData
+from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
 LAYERS = ("stage2", "stage3", "stage4", "pool", "softmax")
@@ -46,6 +46,7 @@ class Effort:
         steps: of each flow.
         batch_size: pictures per step.
         learning_rate: the highest; it rises over a tenth of the steps and falls to zero.
+        weight_decay: decoupled, of all weights.
         blocks: of each flow.
         width: of each flow's hidden layers.
         depth: hidden layers after the first.
@@ -56,9 +57,10 @@ class Effort:
     """
 
     pictures: int = 20_000
-    steps: int = 800
+    steps: int = 1000
     batch_size: int = 128
     learning_rate: float = 4e-3
+    weight_decay: float = 0.3
     blocks: int = 6
     width: int = 128
     depth: int = 1
@@ -173,6 +175,8 @@ def _fit(
         width=effort.width,
         depth=effort.depth,
         optimizer="muon",
+        weight_decay=effort.weight_decay,
+        cache=CacheOptions(batch_size=128),
         checkpoint_every=max(effort.steps, 1),
         samples_every=max(effort.steps, 1),
         accelerator="cpu",
@@ -257,8 +261,8 @@ def _cue(
     progress: bool,
 ) -> dict[str, Any]:
     """Which cue the network took that saw shape and texture agree: by samples, and by pictures where they conflict."""
-    autoencoder = AUTOENCODER
-    fitted = _fit(CUE_NETWORK, [CUE_LAYER], autoencoder, training, held_out, folder, effort, seed, progress)
+    effort = replace(effort, steps=max(1, effort.steps // 2))
+    fitted = _fit(CUE_NETWORK, [CUE_LAYER], AUTOENCODER, training, held_out, folder, effort, seed, progress)
     truth = held_out.factors(range(len(held_out)))
     factors, _ = sampled_factors(
         fitted[CUE_LAYER], held_out, readers["reader"], truth, reconstruction, effort.samples, seed

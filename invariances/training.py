@@ -46,6 +46,7 @@ class FlowTraining(LightningModule):
             0 keeps the weights themselves.
         optimizer: "adam" as published, or "muon": the embedder's weight matrices by `MuonAdam`, which learns what a
             layer shows faintly in a fraction of the steps.
+        weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
         whiten: Start the embedder at whitened principal components and a linear guess of the latent; see
             `start_embedder`.
         seed: Of the order of the data and of the latents' noise.
@@ -62,6 +63,7 @@ class FlowTraining(LightningModule):
         warmup: int = 0,
         ema: float = 0.0,
         optimizer: Optimizer = "adam",
+        weight_decay: float = 0.0,
         whiten: bool = True,
         seed: int = 0,
     ) -> None:
@@ -74,7 +76,8 @@ class FlowTraining(LightningModule):
         self.average = deepcopy(flow).requires_grad_(False).eval() if ema else None
         self.frozen = (representation, autoencoder.eval().requires_grad_(False))
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
-        self.ema, self.optimizer, self.whiten, self.seed = ema, optimizer, whiten, seed
+        self.optimizer, self.weight_decay = optimizer, weight_decay
+        self.ema, self.whiten, self.seed = ema, whiten, seed
         self.loss_sum, self.loss_count = torch.zeros(()), 0
 
     @property
@@ -157,13 +160,18 @@ class FlowTraining(LightningModule):
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             rate = PUBLISHED_RATE * data.batch_size * self.trainer.world_size
         parameters = self.flow.parameters()
-        adam: dict[str, Any] = {"lr": rate, "betas": (0.5, 0.9), "fused": True}
+        adam: dict[str, Any] = {
+            "lr": rate,
+            "betas": (0.5, 0.9),
+            "weight_decay": self.weight_decay,
+            "fused": True,
+        }
         optimizer: torch.optim.Optimizer
         if self.optimizer == "muon":
             matrices = [each for each in self.flow.embedder.parameters() if each.dim() > 1]
             optimizer = MuonAdam(parameters, matrices, **adam)
         else:
-            optimizer = torch.optim.Adam(parameters, **adam)
+            optimizer = torch.optim.AdamW(parameters, **adam)
         factor = rate_factor(self.schedule, self.warmup, self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
@@ -266,6 +274,7 @@ def fit_layers(
     warmup: int = 0,
     ema: float = 0.0,
     optimizer: Optimizer = "adam",
+    weight_decay: float = 0.0,
     whiten: bool = True,
     blocks: int = 20,
     width: int = 1024,
@@ -295,11 +304,13 @@ def fit_layers(
         resume: Go on with the last checkpoint in `output`.
         steps: Training steps per layer.
         batch_size: Pictures per step.
-        learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `optimizer`, `whiten`.
+        learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `optimizer`,
+            `weight_decay`, `whiten`.
         schedule: "constant" or "cosine".
         warmup: Steps of linear rise.
         ema: Decay of the weights' moving average; 0 for none.
         optimizer: "adam" or "muon".
+        weight_decay: Decoupled, as of AdamW.
         whiten: Start the embedder from the features.
         blocks: As of `ConditionalFlow`, like `width` and `depth`.
         width: Of hidden layers.
@@ -348,6 +359,7 @@ def fit_layers(
             warmup=warmup,
             ema=ema,
             optimizer=optimizer,
+            weight_decay=weight_decay,
             whiten=whiten,
             seed=seed,
         )
@@ -360,7 +372,7 @@ def fit_layers(
             }
             model |= {"weights": _name(weights), "blocks": blocks, "width": width, "depth": depth}
             model |= {"learning_rate": learning_rate, "schedule": schedule, "warmup": warmup, "ema": ema}
-            model |= {"optimizer": optimizer, "whiten": whiten}
+            model |= {"optimizer": optimizer, "weight_decay": weight_decay, "whiten": whiten}
             config = {
                 "seed_everything": seed,
                 "trainer": {"max_steps": steps, "accelerator": accelerator, "log_every_n_steps": log_every},

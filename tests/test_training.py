@@ -153,6 +153,24 @@ def test_a_killed_run_repeats_what_it_lost_to_the_bit(setup, whole, tmp_path, de
     assert_same_run(whole, tmp_path, train(setup, tmp_path, resume=True))
 
 
+def test_a_run_by_muon_resumes_to_the_bit_and_is_not_taken_for_one_by_adam(setup, tmp_path):
+    options = {"optimizer": "muon", "weight_decay": 0.1}
+    whole = tmp_path / "whole", train(setup, tmp_path / "whole", **options)
+    with pytest.raises(Stopped):
+        train(setup, tmp_path / "part", act=(4, terminate), **options)
+    with pytest.raises(UserError, match="another optimizer"):
+        train(setup, tmp_path / "part", resume=True)
+    assert_same_run(whole, tmp_path / "part", train(setup, tmp_path / "part", resume=True, **options))
+
+
+def test_the_start_from_features_guesses_better_than_a_random_one(setup, tmp_path):
+    losses = {}
+    for whiten in (False, True):
+        train(setup, tmp_path / str(whiten), steps=1, whiten=whiten)
+        losses[whiten] = float(rows(tmp_path / str(whiten))[0]["nll"])
+    assert losses[True] != losses[False]
+
+
 def test_signals_belong_to_their_owners_again_afterwards(setup, tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     train(setup, tmp_path, steps=1)

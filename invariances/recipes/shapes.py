@@ -32,8 +32,8 @@ CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
 }
 """The world that each classifier sees, and its training steps."""
 PROBES: tuple[tuple[tuple[str, ...], int, int], ...] = (
-    (("stage1", "stage2", "stage3"), 16, 3000),
-    (("stage4", "pool", "logits", "softmax"), 12, 500),
+    (("stage1", "stage2", "stage3", "stage4"), 16, 3000),
+    (("pool", "logits", "softmax"), 12, 500),
 )
 """Layers, and the width and training steps of their probes: fine textures take an early map's probe long to learn."""
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
