@@ -154,6 +154,7 @@ class FeaturePass:
         batch_size: images at a time.
         workers: of the loader.
         progress: a bar on stderr.
+        half: the autoencoder in bfloat16.
     """
 
     def __init__(
@@ -164,8 +165,9 @@ class FeaturePass:
         batch_size: int,
         workers: int,
         progress: bool,
+        half: bool = False,
     ) -> None:
-        self.dataset, self.autoencoder, self.layers = dataset, autoencoder, layers
+        self.dataset, self.autoencoder, self.layers, self.half = dataset, autoencoder, layers, half
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
 
     def fill(self, arrays: dict[str, Shards]) -> None:
@@ -254,7 +256,8 @@ class FeaturePass:
         if LABELS in names:
             found[LABELS] = batch["label"]
         if MOMENTS in names:
-            posterior = cast(Any, self.autoencoder).encode(images)
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
+                posterior = cast(Any, self.autoencoder).encode(images)
             found[MOMENTS] = torch.cat([posterior.mean, posterior.logvar], dim=1)
         for group in together([self.layers[name] for name in names if name in self.layers]):
             found |= group(images)

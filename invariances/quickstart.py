@@ -32,7 +32,7 @@ from .training import fit_layers
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = ("stage2", "stage3", "stage4", "pool", "softmax")
+LAYERS = ("stage2", "stage3", "pool", "softmax")
 CUE_NETWORK, CUE_LAYER = "shapes_cue", "logits"
 PAGE, SUMMARY = "index.html", "summary.json"
 
@@ -56,8 +56,8 @@ class Effort:
         classifier_steps: own photos only.
     """
 
-    pictures: int = 20_000
-    steps: int = 1000
+    pictures: int = 18_000
+    steps: int = 1200
     batch_size: int = 128
     learning_rate: float = 4e-3
     weight_decay: float = 0.3
@@ -176,7 +176,7 @@ def _fit(
         depth=effort.depth,
         optimizer="muon",
         weight_decay=effort.weight_decay,
-        cache=CacheOptions(batch_size=128),
+        cache=_cache(),
         checkpoint_every=max(effort.steps, 1),
         samples_every=max(effort.steps, 1),
         accelerator="cpu",
@@ -185,9 +185,14 @@ def _fit(
     )
 
 
+def _cache() -> CacheOptions:
+    """Large batches, and half precision on processors that compute in it."""
+    return CacheOptions(batch_size=128, half=torch.cpu._is_avx512_bf16_supported())
+
+
 def measure(interpreter: Interpreter, held_out: Any, seed: int) -> dict[str, Any]:
     """Likelihood and remaining variance on pictures kept out."""
-    data = FeatureData.of(held_out, held_out, progress=False)
+    data = FeatureData.of(held_out, held_out, cache=_cache(), progress=False)
     data.prepare([interpreter.representation], interpreter.autoencoder, training=False)
     features = data.held_out_features(interpreter.representation.layer)
     return {
@@ -261,7 +266,7 @@ def _cue(
     progress: bool,
 ) -> dict[str, Any]:
     """Which cue the network took that saw shape and texture agree: by samples, and by pictures where they conflict."""
-    effort = replace(effort, steps=max(1, effort.steps // 2))
+    effort = replace(effort, steps=max(1, effort.steps // 3))
     fitted = _fit(CUE_NETWORK, [CUE_LAYER], AUTOENCODER, training, held_out, folder, effort, seed, progress)
     truth = held_out.factors(range(len(held_out)))
     factors, _ = sampled_factors(

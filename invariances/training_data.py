@@ -33,12 +33,15 @@ class CacheOptions:
         max_gb: Disk budget of one cache in GB; representations that need more are computed at every step.
         dtype: How representations are stored.
         batch_size: Pictures per pass while caching.
+        half: Run the autoencoder in bfloat16 while caching: up to twice as fast on devices that have it, and its
+            latents differ by a few hundredths of a posterior's standard deviation.
     """
 
     folder: str | None = None
     max_gb: float = 20.0
     dtype: Literal["float16", "float32"] = "float16"
     batch_size: int = 32
+    half: bool = False
 
 
 class FeatureData(LightningDataModule):
@@ -153,6 +156,7 @@ class FeatureData(LightningDataModule):
                 dtype=self.cache.dtype,
                 max_gb=self.cache.max_gb,
                 batch_size=self.cache.batch_size,
+                half=self.cache.half,
                 progress=self.progress,
             )
 
