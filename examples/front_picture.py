@@ -14,7 +14,7 @@ from invariances.data import Shapes
 from invariances.interpreter import Interpreter
 from invariances.report import save_grid
 
-LAYERS = ["stage2", "stage3", "stage4", "pool", "softmax"]
+LAYERS = ["stage2", "stage3", "pool", "softmax"]
 SHOWN = [1, 4, 6, 9, 12]
 
 

@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/real_photos"))
     parser.add_argument("--autoencoder", default="animals64")
     parser.add_argument("--layers", nargs="+", default=LAYERS)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--animals", type=int, default=12_500, help="of animals64, so many pictures")
     options = parser.parse_args()
     faces, held_out = faces_of(options.photos, views=4)
