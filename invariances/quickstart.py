@@ -60,7 +60,7 @@ class Effort:
     steps: int = 1200
     batch_size: int = 128
     learning_rate: float = 4e-3
-    weight_decay: float = 0.3
+    weight_decay: float = 0.2
     blocks: int = 6
     width: int = 128
     depth: int = 1
