@@ -35,7 +35,7 @@ PROBES: tuple[tuple[tuple[str, ...], int, int], ...] = (
     (("stage1", "stage2", "stage3", "stage4"), 16, 3000),
     (("pool", "logits", "softmax"), 12, 3000),
 )
-"""Layers, and the width and training steps of their probes: short of 3,000 steps probes miss what a layer shows faintly."""
+"""Layers, and the width and training steps of their probes; shorter ones miss what a layer shows faintly."""
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
 SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False)
 ENDLESS, TEST = 1_000_000, 2000
