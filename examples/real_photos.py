@@ -75,7 +75,6 @@ def main() -> None:
         schedule="cosine",
         warmup=200,
         ema=0.995,
-        optimizer="muon",
         blocks=12,
         width=256,
         cache=cache,

@@ -32,7 +32,8 @@ from .training import fit_layers
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = ("stage2", "stage3", "pool", "softmax")
+LAYERS = {"stage2": 0.8, "stage3": 1.0, "pool": 0.85, "softmax": 1.25}
+"""Layers, and the share of the usual steps that each needs to find what its representation holds."""
 CUE_NETWORK, CUE_LAYER = "shapes_cue", "logits"
 PAGE, SUMMARY = "index.html", "summary.json"
 
@@ -43,7 +44,7 @@ class Effort:
 
     Attributes:
         pictures: drawn for training (own photos: all there are).
-        steps: of each flow.
+        steps: of each flow; times `LAYERS` for the layers there.
         batch_size: pictures per step.
         learning_rate: the highest; it rises over a tenth of the steps and falls to zero.
         weight_decay: decoupled, of all weights.
@@ -110,7 +111,9 @@ def quickstart(
         autoencoder: str | nn.Module = AUTOENCODER
     else:
         training, held_out, subject, autoencoder = own.training, own.held_out, own.network, own.autoencoder
-    chosen = list(layers or (LAYERS if own is None and network is None else layers_worth_seeing(subject)))
+    chosen = list(
+        layers or (list(LAYERS) if own is None and network is None else layers_worth_seeing(subject))
+    )
     if len(set(chosen)) != len(chosen) or not chosen:
         raise UserError(f"layers {', '.join(chosen)} must be one or more different names")
     fitted = _fit(subject, chosen, autoencoder, training, held_out, folder, effort, seed, progress)
@@ -165,7 +168,7 @@ def _fit(
         training,
         held_out=held_out,
         output=str(folder / "runs" / "{network}_{layer}"),
-        steps=effort.steps,
+        steps={layer: max(1, round(effort.steps * LAYERS.get(layer, 1.0))) for layer in layers},
         batch_size=effort.batch_size,
         learning_rate=effort.learning_rate,
         schedule="cosine",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -267,7 +267,7 @@ def fit_layers(
     held_out: float | Images = 0.1,
     output: str | os.PathLike[str] | None = "runs/{network}_{layer}",
     resume: bool = False,
-    steps: int = 20_000,
+    steps: int | Mapping[str, int] = 20_000,
     batch_size: int = 16,
     learning_rate: float | None = None,
     schedule: Schedule = "constant",
@@ -302,7 +302,7 @@ def fit_layers(
         output: Folder of each run, with `{network}` and `{layer}` filled in and a number added where that
             folder is taken; None writes nothing.
         resume: Go on with the last checkpoint in `output`.
-        steps: Training steps per layer.
+        steps: Training steps per layer, or of each layer by its name.
         batch_size: Pictures per step.
         learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `optimizer`,
             `weight_decay`, `whiten`.
@@ -349,6 +349,7 @@ def fit_layers(
     data.prepare(list(representations.values()), code)
     interpreters = {}
     for layer, representation in representations.items():
+        max_steps = steps if isinstance(steps, int) else steps[layer]
         flow = new_flow(representation, code, seed, blocks=blocks, width=width, depth=depth)
         training = FlowTraining(
             representation,
@@ -375,7 +376,11 @@ def fit_layers(
             model |= {"optimizer": optimizer, "weight_decay": weight_decay, "whiten": whiten}
             config = {
                 "seed_everything": seed,
-                "trainer": {"max_steps": steps, "accelerator": accelerator, "log_every_n_steps": log_every},
+                "trainer": {
+                    "max_steps": max_steps,
+                    "accelerator": accelerator,
+                    "log_every_n_steps": log_every,
+                },
                 "model": model,
                 "data": data.settings(),
                 "cache": asdict(data.cache),
@@ -387,7 +392,7 @@ def fit_layers(
         go_on = folder / LAST if folder and resume else None
         with quiet():
             trainer = Trainer(
-                max_steps=steps,
+                max_steps=max_steps,
                 accelerator=accelerator,
                 devices=1,
                 log_every_n_steps=log_every,
