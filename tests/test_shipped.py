@@ -1,5 +1,6 @@
 """The models that come with the package do what the page says of them."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,8 +71,10 @@ def test_what_layers_of_the_shape_classifier_keep_by_their_probes(world, readers
     for layer in layers:
         assert kept[layer]["shape"] > 0.95, layer
     for late in ("pool", "logits"):
-        assert abs(kept[late]["foreground_hue"]) < 0.1
         assert abs(kept[late]["texture"]) < 0.1
+    assert abs(kept["logits"]["foreground_hue"]) < 0.1
+    order = [kept[layer]["foreground_hue"] for layer in ("stage2", "stage3", "stage4", "pool", "logits")]
+    assert all(later < earlier - 0.05 for earlier, later in pairwise(order)), order
     assert kept["stage2"]["background_hue"] > 0.9
     assert kept["stage2"]["texture"] > 0.9
     assert kept["stage4"]["x"] > 0.9
