@@ -68,7 +68,7 @@ def fit_autoencoder(
 
     Example:
         invariances fit-autoencoder photos/ --output runs/vae --size 64 --steps 20000
-        invariances fit-autoencoder photos/ --network resnet18 --layers '[layer1, layer2]' --adversarial 0.25
+        invariances fit-autoencoder photos/ --network resnet18 --layers layer1 layer2 --adversarial 0.25
     """
     import sys
     from pathlib import Path

@@ -44,7 +44,7 @@ def build_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
 
     Args:
         function: Typed, with a Google docstring that ends with `Example:`. Parameters without default of type
-            `list[T]` take one or more words.
+            `list[T]` take one or more words, and so do options of type `list[T] | None`.
         program: The words before the arguments, shown in usage lines.
     """
     from jsonargparse import ArgumentParser
@@ -60,19 +60,23 @@ def build_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
     )
     hints = get_type_hints(function)
     parameters = inspect.signature(function).parameters.values()
-    several = [
-        each.name
-        for each in parameters
-        if each.default is each.empty and get_origin(hints.get(each.name)) is list
-    ]
+    several = {}
+    for each in parameters:
+        kinds = [hints.get(each.name), *get_args(hints.get(each.name))]
+        kind = next((get_args(one)[0] for one in kinds if get_origin(one) is list), None)
+        if kind is not None:
+            several[each.name] = (kind, each.default is each.empty)
     parser.add_function_arguments(function, as_positional=True, skip=set(several))
     for group in parser._action_groups:
         if group.title and group.title.startswith(description.splitlines()[0].rstrip(".")):
             group.title = "arguments"
     texts = _argument_texts(function)
-    for name in several:
-        kind = get_args(hints[name])[0]
-        parser.add_argument(name, nargs="+", type=kind, help=texts.get(name, ""))
+    for name, (kind, required) in several.items():
+        words = {"type": kind, "help": texts.get(name, "")}
+        if required:
+            parser.add_argument(name, nargs="+", **words)
+        else:
+            parser.add_argument(f"--{name}", nargs="+", default=None, **words)
     return parser
 
 

@@ -76,10 +76,10 @@ def test_a_file_put_by_hand_is_found_and_verified(run, fake, cache_home):
     path.write_bytes(fake)
     status, out, _ = run("models", "download", "small")
     assert (status, out.strip()) == (0, str(path))
-    status, out, _ = run("models", "verify", "--names", '["small"]', "--json", "true")
+    status, out, _ = run("models", "verify", "--names", "small", "--json", "true")
     assert (status, json.loads(out)) == (0, {"small": "whole"})
     path.write_bytes(b"spoilt")
-    status, out, err = run("models", "verify", "--names", '["small"]')
+    status, out, err = run("models", "verify", "--names", "small")
     assert status == 2
     assert "damaged" in out
     assert "small" in err

@@ -75,10 +75,17 @@ def test_a_flat_folder_asks_for_a_network(tmp_path, capsys) -> None:
     assert "--network" in capsys.readouterr().err
 
 
+def test_layers_are_given_as_words(tmp_path) -> None:
+    words = ["--layers", "stage4", "logits", "--output", str(tmp_path / "q")]
+    assert main(["quickstart", *words]) == 0
+    summary = json.loads((tmp_path / "q" / "summary.json").read_text())
+    assert list(summary["layers"]) == ["stage4", "logits"]
+
+
 def test_errors_and_help(tmp_path, capsys) -> None:
     assert main(["quickstart", "--steps", "0", "--output", str(tmp_path / "q")]) == 2
     assert "--steps" in capsys.readouterr().err
-    assert main(["quickstart", "--layers", "[stage9]", "--output", str(tmp_path / "q")]) == 2
+    assert main(["quickstart", "--layers", "stage9", "--output", str(tmp_path / "q")]) == 2
     assert "stage9" in capsys.readouterr().err
     assert main(["quickstart", "--help"]) == 0
     assert "invariances quickstart --images photos/" in capsys.readouterr().out
