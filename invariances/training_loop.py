@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import math
 import signal
 import sys
 import threading
@@ -27,6 +28,8 @@ from .report import save_grid
 from .run import LAST, METRICS, SAMPLES, Stopped, atomic
 
 _PICTURES, _SAMPLES = 6, 6
+_BY_HEART = 0.05
+"""Nats per dimension that the held-out loss may lie above its lowest before the end of a run says so."""
 
 
 @contextmanager
@@ -76,6 +79,7 @@ class Measure(Callback):
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
+        self.best = (0, math.inf)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Begin, or go on with, the file of metrics."""
@@ -98,6 +102,8 @@ class Measure(Callback):
         if last:
             row["held_out_nll"] = self._held_out(trainer, pl_module)
             pl_module.log("held_out_nll", row["held_out_nll"], logger=False)
+            if row["held_out_nll"] < self.best[1]:
+                self.best = (step, row["held_out_nll"])
         self.latest.update(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step)
@@ -255,6 +261,12 @@ class MetricsFile(Logger):
             file.write(line.getvalue())
 
 
+def _measure(trainer: Trainer) -> Measure:
+    """The trainer's `Measure`."""
+    found: Measure = next(each for each in trainer.callbacks if isinstance(each, Measure))  # type: ignore[attr-defined]
+    return found
+
+
 class Progress(Callback):
     """A bar on stderr: steps, time left, loss and held-out loss in nats per dimension."""
 
@@ -281,12 +293,26 @@ class Progress(Callback):
         if self.bar is None:
             return
         if trainer.global_step % 10 == 0:
-            measured = next(each for each in trainer.callbacks if isinstance(each, Measure)).latest  # type: ignore[attr-defined]
             shown = {"nats/dim": pl_module.nats_per_dim(float(outputs["loss"]))}
-            if "held_out_nll" in measured:
-                shown["held out"] = measured["held_out_nll"]
+            latest = _measure(trainer).latest
+            if "held_out_nll" in latest:
+                shown["held out"] = latest["held_out_nll"]
             self.bar.set_postfix({key: f"{value:.3f}" for key, value in shown.items()}, refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Say so where the flow has begun to learn its pictures by heart."""
+        if self.bar is None:
+            return
+        measure = _measure(trainer)
+        step, lowest = measure.best
+        last = measure.latest.get("held_out_nll", lowest)
+        if last > lowest + _BY_HEART:
+            self.bar.write(
+                f"{pl_module.layer}: the held-out loss was lowest at step {step} ({lowest:.3f} nats per dimension) and "
+                f"has risen to {last:.3f} since; take fewer steps, more pictures or random crops, or weight decay",
+                file=sys.stderr,
+            )
 
     def teardown(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Close the bar."""

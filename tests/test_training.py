@@ -17,7 +17,7 @@ from invariances.representation import Representation
 from invariances.run import LAST, METRICS, Stopped
 from invariances.training import FlowTraining, fit, fit_layers, new_flow, rate_factor
 from invariances.training_data import CacheOptions, FeatureData
-from invariances.training_loop import parts, quiet
+from invariances.training_loop import Measure, parts, quiet
 
 
 class Colours(Dataset):
@@ -85,13 +85,15 @@ def terminate():
     signal.raise_signal(signal.SIGTERM)
 
 
-def train(setup, folder, steps=10, resume=False, act=None, every=1000, samples_every=0, **options):
+def train(
+    setup, folder, steps=10, resume=False, act=None, every=1000, samples_every=0, progress=False, **options
+):
     representation, vae, data = setup
     flow = new_flow(representation, vae, 3, blocks=2, width=8, depth=1)
     settings = {"schedule": "cosine", "warmup": 3, "ema": 0.9, "learning_rate": 1e-3, "seed": 7, **options}
     training = FlowTraining(representation, vae, flow, **settings)
     with quiet():
-        made = parts(folder, every, samples_every, False)
+        made = parts(folder, every, samples_every, progress)
         if act is not None:
             made["callbacks"].insert(0, At(*act))
         trainer = Trainer(
@@ -169,6 +171,14 @@ def test_the_start_from_features_guesses_better_than_a_random_one(setup, tmp_pat
         train(setup, tmp_path / str(whiten), steps=1, whiten=whiten)
         losses[whiten] = float(rows(tmp_path / str(whiten))[0]["nll"])
     assert losses[True] != losses[False]
+
+
+@pytest.mark.parametrize(("losses", "said"), [((1.0, 0.7, 0.6, 0.6), False), ((1.0, 0.6, 0.64, 0.66), True)])
+def test_a_run_that_learns_its_pictures_by_heart_says_so(setup, tmp_path, capsys, monkeypatch, losses, said):
+    held_out = iter(losses)
+    monkeypatch.setattr(Measure, "_held_out", staticmethod(lambda *_: next(held_out)))
+    train(setup, tmp_path, progress=True)
+    assert ("was lowest at step 6 (0.600 nats" in capsys.readouterr().err) == said
 
 
 def test_signals_belong_to_their_owners_again_afterwards(setup, tmp_path):
