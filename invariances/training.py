@@ -102,7 +102,7 @@ class FlowTraining(LightningModule):
         """Starts the embedder of a new run from the features."""
         if self.whiten and self.trainer.ckpt_path is None:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-            start_embedder(self.flow, data.features(self.layer), self.seed)
+            start_embedder(self.flow, data.features(self.layer), self.seed, data.progress)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """mean(½‖v‖²) − mean(log |det|), nats up to a constant."""

@@ -8,17 +8,18 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from .features import Features, seeded
 from .flow import ConditionalFlow
 
 _FAINTEST = 1e-5
-_MOST_PICTURES, _MOST_VALUES = 10_000, 100_000_000
+_MOST_PICTURES, _MOST_VALUES, _PICTURES_AT_ONCE = 10_000, 100_000_000, 64
 _MOST_INPUTS, _MOST_PATCH_VALUES = 2048, 10_000_000
 RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
-def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0) -> None:
+def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, progress: bool = False) -> None:
     """`whiten_embedder`, then `read_out`, with pictures drawn from those to train on.
 
     At most 10,000 pictures are read, fewer where their representations are so large that they would not fit
@@ -28,15 +29,22 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0) -> 
         flow: A new one.
         features: Of the layer that the flow is for.
         seed: Of the choice of pictures and of the rotations.
+        progress: A bar on stderr where reading takes long, as where the network has to run for it.
     """
     if not flow.representation_shape:
         return
     values = max(1, torch.Size(flow.representation_shape).numel())
     count = min(features.n, _MOST_PICTURES, max(100, _MOST_VALUES // values))
     chosen = torch.randperm(features.n, generator=seeded("start", seed))[:count].sort().values
-    mean, _, z = features.batch(chosen)
     device = next(flow.parameters()).device
-    mean, z = mean.to(device), z.to(device).float()
+    means, representations = [], []
+    with tqdm(total=count, desc="embedder's start", unit="img", delay=2, disable=not progress) as bar:
+        for part in torch.split(chosen, _PICTURES_AT_ONCE):
+            mean, _, z = features.batch(part)
+            means.append(mean)
+            representations.append(z)
+            bar.update(len(part))
+    mean, z = torch.cat(means).to(device), torch.cat(representations).to(device)
     whiten_embedder(flow, z, seed)
     read_out(flow, z, mean)
     flow.zero_grad(set_to_none=True)

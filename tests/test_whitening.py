@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from invariances.flow import ConditionalFlow
-from invariances.whitening import read_out, whiten_embedder
+from invariances.whitening import read_out, start_embedder, whiten_embedder
 
 
 def faint_world(count=4000, seed=0):
@@ -90,3 +90,40 @@ def test_a_layer_that_never_varies_is_left_alone():
     before = {name: each.clone() for name, each in flow.state_dict().items()}
     whiten_embedder(flow, torch.ones(20, 6))
     assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
+
+
+def test_the_start_reads_pictures_from_all_over_in_small_parts():
+    class Told:
+        n = 5000
+
+        def __init__(self):
+            self.read = []
+
+        def batch(self, indices):
+            self.read.append(indices)
+            z = torch.randn(len(indices), 6, generator=torch.Generator().manual_seed(int(indices[0])))
+            return z[:, :4], torch.zeros(len(indices), 4), z
+
+    features, flow = Told(), ConditionalFlow(4, (6,), blocks=1, width=8)
+    start_embedder(flow, features)
+    read = torch.cat(features.read)
+    assert max(len(each) for each in features.read) <= 64
+    assert len(read.unique()) == len(read) == 5000
+    z = torch.randn(500, 6)
+    assert (flow.eval().embed(z) - z[:, :4]).square().mean() < 0.5
+
+
+def test_large_representations_are_read_from_fewer_pictures_and_stay_finite():
+    torch.manual_seed(0)
+    flow, count = ConditionalFlow(4, (3000, 2, 2), blocks=1, width=8), 60
+    before = flow.embedder.net[0].weight.clone()
+    whiten_embedder(flow, torch.randn(count, 3000, 2, 2))
+    read_out(flow, torch.randn(count, 3000, 2, 2), torch.randn(count, 4))
+    assert torch.isfinite(flow.embedder.net[0].weight).all()
+    assert not torch.equal(flow.embedder.net[0].weight, before)
+    wide = ConditionalFlow(4, (3000,), blocks=1, width=8)
+    z = torch.randn(count, 3000)
+    whiten_embedder(wide, z)
+    seen = wide.embedder.net[0](z)
+    assert torch.isfinite(seen).all()
+    assert float(seen.std()) < 3
