@@ -190,7 +190,8 @@ def _fit(
 
 def _cache() -> CacheOptions:
     """Large batches, and half precision on processors that compute in it."""
-    return CacheOptions(batch_size=128, half=torch.cpu._is_avx512_bf16_supported())
+    half = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # older versions of torch cannot tell
+    return CacheOptions(batch_size=128, half=half)
 
 
 def measure(interpreter: Interpreter, held_out: Any, seed: int) -> dict[str, Any]:

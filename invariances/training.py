@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -72,6 +72,10 @@ class FlowTraining(LightningModule):
             raise UserError(f"ema is {ema}, but a moving average's decay lies in [0, 1); try 0.999")
         if learning_rate is not None and not learning_rate > 0:
             raise UserError(f"learning_rate is {learning_rate}; it must be above 0")
+        if optimizer not in get_args(Optimizer):
+            raise UserError(f"optimizer {optimizer!r} is unknown; use 'adam' or 'muon'")
+        if not weight_decay >= 0:
+            raise UserError(f"weight_decay is {weight_decay}; it must be 0 or above")
         self.flow = flow
         self.average = deepcopy(flow).requires_grad_(False).eval() if ema else None
         self.frozen = (representation, autoencoder.eval().requires_grad_(False))

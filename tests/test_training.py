@@ -251,7 +251,16 @@ def test_rate_factor():
     assert [cosine(step) for step in (0, 50, 100)] == pytest.approx([1, 0.5, 0])
 
 
-@pytest.mark.parametrize("options", [{"ema": 1.0}, {"learning_rate": 0.0}, {"learning_rate": -1.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ema": 1.0},
+        {"learning_rate": 0.0},
+        {"learning_rate": -1.0},
+        {"optimizer": "sgd"},
+        {"weight_decay": -0.1},
+    ],
+)
 def test_impossible_settings_are_refused(setup, options):
     representation, vae, _ = setup
     with pytest.raises(UserError):
