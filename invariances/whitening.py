@@ -35,7 +35,7 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
         return
     values = max(1, torch.Size(flow.representation_shape).numel())
     count = min(features.n, _MOST_PICTURES, max(100, _MOST_VALUES // values))
-    chosen = torch.randperm(features.n, generator=seeded("start", seed))[:count].sort().values
+    chosen = torch.randperm(features.n, generator=seeded("start", seed))[:count]
     device = next(flow.parameters()).device
     means, representations = [], []
     with tqdm(total=count, desc="embedder's start", unit="img", delay=2, disable=not progress) as bar:

@@ -109,6 +109,7 @@ def test_the_start_reads_pictures_from_all_over_in_small_parts():
     read = torch.cat(features.read)
     assert max(len(each) for each in features.read) <= 64
     assert len(read.unique()) == len(read) == 5000
+    assert 2000 < features.read[0].float().mean() < 3000
     z = torch.randn(500, 6)
     assert (flow.eval().embed(z) - z[:, :4]).square().mean() < 0.5
 
