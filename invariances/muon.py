@@ -21,14 +21,14 @@ def orthogonal_factor(matrix: Tensor) -> Tensor:
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
     x = matrix.bfloat16() if matrix.is_cuda else matrix
-    x = x.T if len(matrix) > matrix.shape[1] else x
+    tall = len(matrix) > matrix.shape[1]
+    x = x.T if tall else x
     x = x / (x.norm() + 1e-12)
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
         gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    x = x.T if len(matrix) > matrix.shape[1] else x
-    factor: Tensor = x.to(matrix.dtype)
+    factor: Tensor = (x.T if tall else x).to(matrix.dtype)
     return factor
 
 

@@ -47,7 +47,6 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     mean, z = torch.cat(means).to(device), torch.cat(representations).to(device)
     whiten_embedder(flow, z, seed)
     read_out(flow, z, mean)
-    flow.zero_grad(set_to_none=True)
 
 
 @torch.no_grad()
