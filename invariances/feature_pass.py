@@ -77,6 +77,11 @@ def items(dataset: Images, indices: Sequence[int]) -> list[Any]:
     return list(at_once(list(indices))) if at_once else [dataset[index] for index in indices]
 
 
+def images_at(dataset: Any, indices: Sequence[int]) -> Tensor:
+    """The images (B, 3, H, W) of some items."""
+    return torch.stack([item["image"] for item in items(dataset, indices)])
+
+
 def collate(found: Sequence[Any]) -> Batch:
     """Items as one batch: image (B, 3, H, W), label (B,) int64, path list.
 

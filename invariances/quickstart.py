@@ -24,6 +24,7 @@ from .evaluation.factors import FactorReader, kept_by_probe, kept_by_samples, lo
 from .evaluation.faithfulness import faithfulness
 from .evaluation.invariance import bits_per_dim, variance
 from .evaluation.run import finite
+from .feature_pass import images_at
 from .interpreter import Interpreter
 from .own_pictures import layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
@@ -310,7 +311,7 @@ def _shown(held_out: Any, n: int, seed: int) -> Tensor:
     """Pictures for the page: of drawn ones, each with another shape and texture; of photos the first."""
     n = min(n, len(held_out))
     if not isinstance(held_out, Shapes):
-        return torch.stack([held_out[index]["image"] for index in range(n)])
+        return images_at(held_out, range(n))
     factors = held_out.factors(range(n))
     factors["shape"], factors["texture"] = (torch.arange(n) * 3 + 1) % 8, (torch.arange(n) * 5 + 1) % 8
     factors["foreground_hue"] = (torch.arange(n) * 0.381966) % 1

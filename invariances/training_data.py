@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, random_split
 from .cache import build_cache
 from .data.images import ImageFolder
 from .errors import UserError
+from .feature_pass import images_at
 from .features import Features, FeatureStream
 from .representation import Representation
 
@@ -181,7 +182,7 @@ class FeatureData(LightningDataModule):
         """The first `count` held-out pictures, (N, 3, S, S) in [-1, 1]."""
         assert self.held_out_set is not None
         size = len(self.held_out_set)  # type: ignore[arg-type]
-        return torch.stack([self.held_out_set[index]["image"] for index in range(min(count, size))])
+        return images_at(self.held_out_set, range(min(count, size)))
 
     def train_dataloader(self) -> FeatureStream:
         """The stream of batches that the trainer reads."""

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from invariances.errors import UserError
-from invariances.feature_pass import items
+from invariances.feature_pass import images_at
 from invariances.features import seeded
 from invariances.interpreter import Interpreter
 
@@ -61,16 +61,11 @@ def derangement(count: int, seed: int) -> Tensor:
     return others
 
 
-def images_at(pictures: Pictures, indices: Tensor) -> Tensor:
-    """The images (B, 3, H, W) of some items."""
-    return torch.stack([item["image"] for item in items(pictures, indices.tolist())])  # type: ignore[arg-type]
-
-
 def image_batches(pictures: Pictures, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """(indices (B,), images (B, 3, H, W)) of all pictures in order."""
     for start in range(0, len(pictures), batch_size):
         indices = torch.arange(start, min(start + batch_size, len(pictures)))
-        yield indices, images_at(pictures, indices)
+        yield indices, images_at(pictures, indices.tolist())
 
 
 @torch.no_grad()
@@ -111,7 +106,7 @@ def faithfulness(
     for indices, raw in image_batches(pictures, batch_size):
         images = interpreter.resized(raw)
         z, classes = _seen(interpreter, images)
-        other = images_at(pictures, others[indices])
+        other = images_at(pictures, others[indices].tolist())
         reconstructions = interpreter.reconstruct(images)
         shown = {"reconstructions": reconstructions[:, None], "others": interpreter.resized(other)[:, None]}
         latents = torch.cat(
