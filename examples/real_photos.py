@@ -20,10 +20,10 @@ from torch.utils.data import ConcatDataset
 from invariances.data.images import ImageFolder
 from invariances.evaluation.run import evaluate, finite
 from invariances.features import seeded
+from invariances.fitting import fit_layers
 from invariances.interpreter import Interpreter
 from invariances.recipes.animals import SIZE, faces_of
 from invariances.report import save_grid, text_table
-from invariances.training import fit_layers
 from invariances.training_data import CacheOptions, FeatureData
 
 NETWORK = "tf_efficientnet_lite0"

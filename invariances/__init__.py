@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from .autoencoder import load_autoencoder
     from .data.images import load_images
     from .errors import UserError
+    from .fitting import fit
     from .flow import ConditionalFlow
     from .interpreter import Interpreter
     from .report import save_grid
     from .representation import Representation
-    from .training import fit
 
 __version__ = "0.1.0"
 
@@ -33,7 +33,7 @@ _HOMES = {
     "Interpreter": "interpreter",
     "Representation": "representation",
     "UserError": "errors",
-    "fit": "training",
+    "fit": "fitting",
     "load_autoencoder": "autoencoder",
     "load_images": "data.images",
     "save_grid": "report",

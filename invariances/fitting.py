@@ -1,40 +1,58 @@
-"""LightningCLI for the flow: one parser for network, layer, data, cache and trainer, and a folder per run."""
+"""`fit` and `fit_layers`: from a network, a layer, an autoencoder and pictures to an interpreter, in one call."""
 
 from __future__ import annotations
 
 import os
 import sys
-import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import yaml
-from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch import Tensor, nn
 
-from .commands.parsing import explained, help_formatter, split_docstring
-from .errors import UserError
-from .interpreter import autoencoder_of
+from .interpreter import Interpreter, autoencoder_of
+from .processes import in_processes
 from .representation import Representation
-from .run import LAST, check_writable, resume_command, write_config
+from .run import CONFIG, LAST, Stopped, check_writable, write_config
 from .training import FlowTraining, Optimizer, Schedule, new_flow
-from .training_data import CacheOptions, FeatureData
+from .training_data import CacheOptions, FeatureData, Images
 from .training_loop import parts, quiet
 
-STEPS = 20_000
 
-
-def flow_training(
-    network: str,
+def fit(
+    network: str | nn.Module | Representation,
     layer: str,
-    autoencoder: str,
-    weights: str | None = None,
-    size: int | None = None,
-    token: str | None = None,
-    blocks: int = 20,
-    width: int = 1024,
-    depth: int = 2,
+    autoencoder: str | os.PathLike[str] | nn.Module,
+    images: Images,
+    **options: Any,
+) -> Interpreter:
+    """Trains a flow for one layer; see `fit_layers` for the options.
+
+    Args:
+        network: Name of a torchvision, timm, published or shipped network, a module, or a `Representation`,
+            which is then cut anew.
+        layer: Name of the layer, as `Representation.layers` lists them.
+        autoencoder: A safetensors file, the name of a published or shipped one, or a module.
+        images: A folder of pictures, several, or a data set.
+        options: As of `fit_layers`.
+    """
+    return fit_layers(network, [layer], autoencoder, images, **options)[layer]
+
+
+def fit_layers(
+    network: str | nn.Module | Representation,
+    layers: Sequence[str],
+    autoencoder: str | os.PathLike[str] | nn.Module,
+    images: Images,
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    held_out: float | Images = 0.1,
+    output: str | os.PathLike[str] | None = "runs/{network}_{layer}",
+    resume: bool = False,
+    steps: int | Mapping[str, int] = 20_000,
+    batch_size: int = 16,
     learning_rate: float | None = None,
     schedule: Schedule = "constant",
     warmup: int = 0,
@@ -42,157 +60,161 @@ def flow_training(
     optimizer: Optimizer = "adam",
     weight_decay: float = 0.0,
     whiten: bool = True,
+    blocks: int = 20,
+    width: int = 1024,
+    depth: int = 2,
+    crop: Literal["center", "random"] = "center",
+    views: int = 1,
+    skip_broken: bool = False,
+    cache: CacheOptions | None = None,
+    checkpoint_every: int = 1000,
+    samples_every: int = 1000,
+    log_every: int = 50,
+    accelerator: str = "auto",
     seed: int = 0,
-) -> FlowTraining:
-    """What is studied, and the flow that learns.
+    processes: int = 1,
+    progress: bool = True,
+) -> dict[str, Interpreter]:
+    """Trains one flow per layer, after one pass of all pictures through network and autoencoder.
 
     Args:
-        network: Name of a torchvision, timm, published or shipped network.
-        layer: Name of the layer, as `invariances layers NETWORK` lists them.
-        autoencoder: A file of `invariances fit-autoencoder`, or a published or shipped name.
-        weights: Weights file (safetensors or checkpoint) in place of the network's own.
-        size: Side of the pictures the network sees, in place of its own.
-        token: "patch" or "class", what a transformer's layer gives.
-        blocks: Blocks of the flow.
-        width: Of the hidden layers of its nets.
+        network: As of `fit`.
+        layers: Names of the layers.
+        autoencoder: As of `fit`.
+        images: As of `fit`.
+        weights: Weights file for a named network.
+        held_out: Share of the pictures kept for evaluation, or pictures of their own.
+        output: Folder of each run, with `{network}` and `{layer}` filled in and a number added where that
+            folder is taken; None writes nothing.
+        resume: Go on with the last checkpoint in `output`.
+        steps: Training steps per layer, or of each layer by its name.
+        batch_size: Pictures per step.
+        learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `optimizer`,
+            `weight_decay`, `whiten`.
+        schedule: "constant" or "cosine".
+        warmup: Steps of linear rise.
+        ema: Decay of the weights' moving average; 0 for none.
+        optimizer: "adam" or "muon".
+        weight_decay: Decoupled, as of AdamW.
+        whiten: Start the embedder from the features.
+        blocks: As of `ConditionalFlow`, like `width` and `depth`.
+        width: Of hidden layers.
         depth: Hidden layers after the first.
-        learning_rate: Of Adam; 4.5e-6 × pictures per step by default, as published.
-        schedule: "constant", or "cosine" down to zero at the last step.
-        warmup: Steps over which the learning rate rises.
-        ema: Decay of the weights' moving average, which is then evaluated and kept; 0 for none.
-        optimizer: "adam" as published, or "muon", which learns what a layer shows faintly in fewer steps.
-        weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
-        whiten: Start the embedder at whitened principal components of the features and a linear guess of the latent.
-        seed: Taken from seed_everything.
-    """
-    representation = Representation(network, layer, weights, size=size, token=token)
-    code = autoencoder_of(autoencoder)
-    flow = new_flow(representation, code, seed, blocks=blocks, width=width, depth=depth)
-    return FlowTraining(
-        representation,
-        code,
-        flow,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        warmup=warmup,
-        ema=ema,
-        optimizer=optimizer,
-        weight_decay=weight_decay,
-        whiten=whiten,
-        seed=seed,
-    )
+        crop: "center", or "random" with `views` crops per picture.
+        views: Crops cached per picture.
+        skip_broken: Leave broken pictures out instead of stopping.
+        cache: Where features are kept and how much room they may take.
+        checkpoint_every: Steps between checkpoints.
+        samples_every: Steps between sample grids.
+        log_every: Steps between rows of metrics.
+        accelerator: "cpu", "gpu" or "auto".
+        seed: Of weights, order and noise: the same seed gives the same run, to the bit, on one machine.
+        processes: Flows that train at once, in processes that share the cores: small flows are up to twice as fast
+            so. A script needs `if __name__ == "__main__"` then.
+        progress: Progress bars on stderr.
 
-
-class FitCLI(LightningCLI):
-    """Parses, makes the run's folder, trains, and keeps the interpreter."""
-
-    def __init__(self, words: list[str], doc: str) -> None:
-        description, example = split_docstring(doc)
-        super().__init__(
-            flow_training,
-            FeatureData,
-            run=False,
-            args=words,
-            save_config_callback=None,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            trainer_defaults={
-                "max_steps": STEPS,
-                "enable_model_summary": False,
-                "use_distributed_sampler": False,
-                "devices": 1,
-            },
-            parser_kwargs={
-                "prog": "invariances fit",
-                "description": description,
-                "epilog": example,
-                "formatter_class": help_formatter(),
-                "exit_on_error": False,
-                "allow_abbrev": False,
-            },
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The run's own options."""
-        parser.add_class_arguments(CacheOptions, "cache")
-        parser.add_argument(
-            "--output", type=str | None, default=None, help="The run's folder; runs/NETWORK_LAYER by default."
-        )
-        parser.add_argument("--ckpt_path", type=str | None, default=None, help="Checkpoint to go on from.")
-        parser.add_argument("--checkpoint_every", type=int, default=1000, help="Steps between checkpoints.")
-        parser.add_argument("--samples_every", type=int, default=1000, help="Steps between sample grids.")
-        parser.link_arguments("seed_everything", "model.seed", compute_fn=int)
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """As LightningCLI, with a sentence for what cannot be parsed."""
-        with explained(parser):
-            self.config = parser.parse_args(args)
-
-    def before_instantiate_classes(self) -> None:
-        """The run's folder, before anything slow: it must be writable, and not hold another run."""
-        config = self.config
-        if config.output is None:
-            config.output = f"runs/{Path(config.model.network).name}_{config.model.layer}".replace("#", "_")
-        self.folder = Path(config.output)
-        if not _first_process():
-            return
-        last = self.folder / LAST
-        if config.ckpt_path is None and last.exists():
-            raise UserError(
-                f"folder {str(self.folder)!r} holds a run already; go on with `{resume_command(self.folder)}`, "
-                "or choose another --output"
-            )
-        if config.ckpt_path is not None and not Path(config.ckpt_path).is_file():
-            raise UserError(
-                f"checkpoint {config.ckpt_path!r} does not exist; a run keeps its last one in {LAST}"
-            )
-        check_writable(self.folder)
-        self._write_config()
-
-    def _write_config(self) -> None:
-        kept = self.config.clone()
-        kept.ckpt_path = None
-        kept.pop("config", None)
-        with warnings.catch_warnings():  # the argument has another name in the newest jsonargparse
-            warnings.simplefilter("ignore")
-            text = self.parser.dump(kept, skip_none=False)
-        write_config(self.folder, yaml.safe_load(text))
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The configured trainer with what makes a run: metrics, grids, checkpoints, signals, a bar."""
-        config: Namespace = self.config_init
-        trainer = dict(config.trainer)
-        bar = trainer.get("enable_progress_bar") is not False
-        made = parts(self.folder, config.checkpoint_every, config.samples_every, bar)
-        given = trainer.get("callbacks") or []
-        trainer["callbacks"] = [*(given if isinstance(given, list) else [given]), *made["callbacks"]]
-        if trainer.get("logger") in (None, True):
-            trainer["logger"] = made["logger"]
-        plugins = trainer.get("plugins") or []
-        trainer["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), *made["plugins"]]
-        trainer["enable_progress_bar"] = False
-        return Trainer(**{**trainer, **kwargs})
-
-
-def _first_process() -> bool:
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
-
-
-def train(words: list[str], doc: str) -> None:
-    """`invariances fit WORDS`: parse, train, keep.
+    Returns:
+        An interpreter per layer, in eval mode.
 
     Raises:
-        UserError: Something given cannot work.
-        Stopped: A signal asked to stop, and the run saved itself.
+        UserError: Something given cannot work; see the message.
+        KeyboardInterrupt: Stopped by Ctrl-C, after saving.
     """
-    with quiet():
-        cli = FitCLI(words, doc)
-        data: FeatureData = cli.datamodule
-        training: FlowTraining = cli.model
-        data.cache = cli.config_init.cache
-        data.prepare([training.frozen[0]], training.frozen[1])
-        cli.trainer.fit(training, datamodule=data, ckpt_path=cli.config.ckpt_path)
-    if cli.trainer.is_global_zero:
-        training.interpreter().eval().save(cli.folder)
-        print(f"done: {cli.folder}; next: invariances evaluate {cli.folder}", file=sys.stderr)
+    options = {key: value for key, value in locals().items() if key not in ("layers", "steps", "processes")}
+    first = Representation(network, layers[0], weights)
+    representations = {each: Representation(first, each) for each in layers}
+    code = autoencoder_of(autoencoder)
+    data = FeatureData.of(
+        images,
+        held_out,
+        batch_size=batch_size,
+        crop=crop,
+        views=views,
+        skip_broken=skip_broken,
+        cache=cache,
+        progress=progress,
+    )
+    data.prepare(list(representations.values()), code)
+    steps_of = {layer: steps if isinstance(steps, int) else steps[layer] for layer in layers}
+    sizes = {"blocks": blocks, "width": width, "depth": depth}
+    if min(processes, len(layers)) > 1:
+        jobs = [{**options, "layer": layer, "steps": steps_of[layer]} for layer in layers]
+        trained = in_processes(_trained, jobs, min(processes, len(layers)))
+        interpreters = {}
+        for layer, state in zip(layers, trained):
+            flow = new_flow(representations[layer], code, seed, **sizes)
+            flow.load_state_dict(state)
+            interpreters[layer] = Interpreter(representations[layer], code, flow).eval()
+        return interpreters
+    learning: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "schedule": schedule,
+        "warmup": warmup,
+        "ema": ema,
+        "optimizer": optimizer,
+        "weight_decay": weight_decay,
+        "whiten": whiten,
+    }
+    named = {"network": _name(network), "autoencoder": _name(autoencoder), "weights": _name(weights)}
+    interpreters = {}
+    for layer, representation in representations.items():
+        flow = new_flow(representation, code, seed, **sizes)
+        training = FlowTraining(representation, code, flow, **learning, seed=seed)
+        folder = None if output is None else _folder(str(output), representation, resume)
+        trainer_options: dict[str, Any] = {
+            "max_steps": steps_of[layer],
+            "accelerator": accelerator,
+            "log_every_n_steps": log_every,
+        }
+        if folder:
+            config = {
+                "seed_everything": seed,
+                "trainer": trainer_options,
+                "model": {**named, "layer": layer, **sizes, **learning},
+                "data": data.settings(),
+                "cache": asdict(data.cache),
+                "output": str(folder),
+                "checkpoint_every": checkpoint_every,
+                "samples_every": samples_every,
+            }
+            write_config(folder, config)
+        with quiet():
+            trainer = Trainer(
+                **trainer_options,
+                devices=1,
+                enable_model_summary=False,
+                enable_progress_bar=False,
+                use_distributed_sampler=False,
+                **parts(folder, checkpoint_every, samples_every, progress),
+            )
+            try:
+                trainer.fit(training, datamodule=data, ckpt_path=folder / LAST if folder and resume else None)
+            except Stopped as stop:
+                raise KeyboardInterrupt(str(stop)) from None
+        interpreters[layer] = training.interpreter().eval()
+        if folder and trainer.is_global_zero:
+            interpreters[layer].save(folder)
+    return interpreters
+
+
+def _trained(**options: Any) -> dict[str, Tensor]:
+    """The weights of one flow."""
+    return fit(**options).flow.state_dict()
+
+
+def _name(given: object) -> str | None:
+    """What a config can say of a name or path; objects have none."""
+    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+
+
+def _folder(pattern: str, representation: Representation, resume: bool) -> Path:
+    """The run's folder, new unless it is to be gone on with."""
+    names = {"network": representation.network_name, "layer": representation.layer}
+    wanted = Path(pattern.format(**names))
+    folder, number = wanted, 1
+    while not resume and ((folder / CONFIG).exists() or (folder / LAST).exists()):
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}_{number}")
+    check_writable(folder)
+    print(f"run: {folder}", file=sys.stderr)
+    return folder

@@ -25,11 +25,12 @@ from .evaluation.faithfulness import faithfulness
 from .evaluation.invariance import bits_per_dim, variance
 from .evaluation.run import finite
 from .feature_pass import images_at
+from .fitting import fit_layers
 from .interpreter import Interpreter
 from .own_pictures import layers_worth_seeing, own_world
+from .processes import cores
 from .quickstart_page import Story, write_page
 from .run import atomic, check_writable
-from .training import fit_layers
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
@@ -54,6 +55,7 @@ class Effort:
         depth: hidden layers after the first.
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
+        processes: flows that train at once; at most as many as there are cores.
         autoencoder_steps: own photos only.
         classifier_steps: own photos only.
     """
@@ -68,6 +70,7 @@ class Effort:
     depth: int = 1
     held_out: int = 320
     samples: int = 4
+    processes: int = 2
     autoencoder_steps: int = 3000
     classifier_steps: int = 600
 
@@ -185,6 +188,7 @@ def _fit(
         samples_every=max(effort.steps, 1),
         accelerator="cpu",
         seed=seed,
+        processes=min(effort.processes, cores()),
         progress=progress,
     )
 

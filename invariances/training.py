@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from copy import deepcopy
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from .errors import UserError
 from .features import Batch
 from .flow import ConditionalFlow
-from .interpreter import Interpreter, autoencoder_of
+from .interpreter import Interpreter
 from .muon import MuonAdam
 from .representation import Representation
-from .run import CONFIG, LAST, Stopped, check_writable, write_config
-from .training_data import CacheOptions, FeatureData, Images
-from .training_loop import parts, quiet
 from .whitening import start_embedder
 
 Schedule = Literal["constant", "cosine"]
@@ -239,195 +232,3 @@ def new_flow(
             probabilities=representation.probabilities,
             **sizes,
         )
-
-
-def fit(
-    network: str | nn.Module | Representation,
-    layer: str,
-    autoencoder: str | os.PathLike[str] | nn.Module,
-    images: Images,
-    **options: Any,
-) -> Interpreter:
-    """Trains a flow for one layer; see `fit_layers` for the options.
-
-    Args:
-        network: Name of a torchvision, timm, published or shipped network, a module, or a `Representation`,
-            which is then cut anew.
-        layer: Name of the layer, as `Representation.layers` lists them.
-        autoencoder: A safetensors file, the name of a published or shipped one, or a module.
-        images: A folder of pictures, several, or a data set.
-        options: As of `fit_layers`.
-    """
-    return fit_layers(network, [layer], autoencoder, images, **options)[layer]
-
-
-def fit_layers(
-    network: str | nn.Module | Representation,
-    layers: Sequence[str],
-    autoencoder: str | os.PathLike[str] | nn.Module,
-    images: Images,
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    held_out: float | Images = 0.1,
-    output: str | os.PathLike[str] | None = "runs/{network}_{layer}",
-    resume: bool = False,
-    steps: int | Mapping[str, int] = 20_000,
-    batch_size: int = 16,
-    learning_rate: float | None = None,
-    schedule: Schedule = "constant",
-    warmup: int = 0,
-    ema: float = 0.0,
-    optimizer: Optimizer = "adam",
-    weight_decay: float = 0.0,
-    whiten: bool = True,
-    blocks: int = 20,
-    width: int = 1024,
-    depth: int = 2,
-    crop: Literal["center", "random"] = "center",
-    views: int = 1,
-    skip_broken: bool = False,
-    cache: CacheOptions | None = None,
-    checkpoint_every: int = 1000,
-    samples_every: int = 1000,
-    log_every: int = 50,
-    accelerator: str = "auto",
-    seed: int = 0,
-    progress: bool = True,
-) -> dict[str, Interpreter]:
-    """Trains one flow per layer, after one pass of all pictures through network and autoencoder.
-
-    Args:
-        network: As of `fit`.
-        layers: Names of the layers.
-        autoencoder: As of `fit`.
-        images: As of `fit`.
-        weights: Weights file for a named network.
-        held_out: Share of the pictures kept for evaluation, or pictures of their own.
-        output: Folder of each run, with `{network}` and `{layer}` filled in and a number added where that
-            folder is taken; None writes nothing.
-        resume: Go on with the last checkpoint in `output`.
-        steps: Training steps per layer, or of each layer by its name.
-        batch_size: Pictures per step.
-        learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `optimizer`,
-            `weight_decay`, `whiten`.
-        schedule: "constant" or "cosine".
-        warmup: Steps of linear rise.
-        ema: Decay of the weights' moving average; 0 for none.
-        optimizer: "adam" or "muon".
-        weight_decay: Decoupled, as of AdamW.
-        whiten: Start the embedder from the features.
-        blocks: As of `ConditionalFlow`, like `width` and `depth`.
-        width: Of hidden layers.
-        depth: Hidden layers after the first.
-        crop: "center", or "random" with `views` crops per picture.
-        views: Crops cached per picture.
-        skip_broken: Leave broken pictures out instead of stopping.
-        cache: Where features are kept and how much room they may take.
-        checkpoint_every: Steps between checkpoints.
-        samples_every: Steps between sample grids.
-        log_every: Steps between rows of metrics.
-        accelerator: "cpu", "gpu" or "auto".
-        seed: Of weights, order and noise: the same seed gives the same run, to the bit, on one machine.
-        progress: Progress bars on stderr.
-
-    Returns:
-        An interpreter per layer, in eval mode.
-
-    Raises:
-        UserError: Something given cannot work; see the message.
-        KeyboardInterrupt: Stopped by Ctrl-C, after saving.
-    """
-    first = Representation(network, layers[0], weights)
-    representations = {each: Representation(first, each) for each in layers}
-    code = autoencoder_of(autoencoder)
-    data = FeatureData.of(
-        images,
-        held_out,
-        batch_size=batch_size,
-        crop=crop,
-        views=views,
-        skip_broken=skip_broken,
-        cache=cache,
-        progress=progress,
-    )
-    data.prepare(list(representations.values()), code)
-    interpreters = {}
-    for layer, representation in representations.items():
-        max_steps = steps if isinstance(steps, int) else steps[layer]
-        flow = new_flow(representation, code, seed, blocks=blocks, width=width, depth=depth)
-        training = FlowTraining(
-            representation,
-            code,
-            flow,
-            learning_rate=learning_rate,
-            schedule=schedule,
-            warmup=warmup,
-            ema=ema,
-            optimizer=optimizer,
-            weight_decay=weight_decay,
-            whiten=whiten,
-            seed=seed,
-        )
-        folder = None if output is None else _folder(str(output), representation, resume)
-        if folder:
-            model: dict[str, Any] = {
-                "network": _name(network),
-                "layer": layer,
-                "autoencoder": _name(autoencoder),
-            }
-            model |= {"weights": _name(weights), "blocks": blocks, "width": width, "depth": depth}
-            model |= {"learning_rate": learning_rate, "schedule": schedule, "warmup": warmup, "ema": ema}
-            model |= {"optimizer": optimizer, "weight_decay": weight_decay, "whiten": whiten}
-            config = {
-                "seed_everything": seed,
-                "trainer": {
-                    "max_steps": max_steps,
-                    "accelerator": accelerator,
-                    "log_every_n_steps": log_every,
-                },
-                "model": model,
-                "data": data.settings(),
-                "cache": asdict(data.cache),
-                "output": str(folder),
-                "checkpoint_every": checkpoint_every,
-                "samples_every": samples_every,
-            }
-            write_config(folder, config)
-        go_on = folder / LAST if folder and resume else None
-        with quiet():
-            trainer = Trainer(
-                max_steps=max_steps,
-                accelerator=accelerator,
-                devices=1,
-                log_every_n_steps=log_every,
-                enable_model_summary=False,
-                enable_progress_bar=False,
-                use_distributed_sampler=False,
-                **parts(folder, checkpoint_every, samples_every, progress),
-            )
-            try:
-                trainer.fit(training, datamodule=data, ckpt_path=go_on)
-            except Stopped as stop:
-                raise KeyboardInterrupt(str(stop)) from None
-        interpreters[layer] = training.interpreter().eval()
-        if folder and trainer.is_global_zero:
-            interpreters[layer].save(folder)
-    return interpreters
-
-
-def _name(given: object) -> str | None:
-    """What a config can say of a name or path; objects have none."""
-    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
-
-
-def _folder(pattern: str, representation: Representation, resume: bool) -> Path:
-    """The run's folder, new unless it is to be gone on with."""
-    names = {"network": representation.network_name, "layer": representation.layer}
-    wanted = Path(pattern.format(**names))
-    folder, number = wanted, 1
-    while not resume and ((folder / CONFIG).exists() or (folder / LAST).exists()):
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}_{number}")
-    check_writable(folder)
-    print(f"run: {folder}", file=sys.stderr)
-    return folder

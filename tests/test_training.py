@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 from invariances.autoencoder import VAE
 from invariances.checkpoint_io import load_checkpoint
 from invariances.errors import UserError
+from invariances.fitting import fit, fit_layers
 from invariances.interpreter import Interpreter
 from invariances.representation import Representation
 from invariances.run import LAST, METRICS, Stopped
-from invariances.training import FlowTraining, fit, fit_layers, new_flow, rate_factor
+from invariances.training import FlowTraining, new_flow, rate_factor
 from invariances.training_data import CacheOptions, FeatureData
 from invariances.training_loop import Measure, parts, quiet
 

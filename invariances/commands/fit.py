@@ -28,7 +28,7 @@ def fit(argv: list[str]) -> int:
         invariances fit --network resnet50 --layer layer4 --autoencoder vae.safetensors --images photos/
         invariances fit -c runs/resnet50_layer4/config.yaml --output runs/longer --steps 100000
     """
-    from invariances.fitting import train
+    from invariances.fit_cli import train
     from invariances.run import Stopped, resume_command
 
     words = [_long(word) for word in argv]

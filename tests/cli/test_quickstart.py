@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ TINY = Effort(
     samples=2,
     autoencoder_steps=2,
     classifier_steps=2,
+    processes=1,
 )
 PLAIN = {"nll_bits_per_dim", "faithfulness_cosine", "top1_agreement", "variance_remaining"}
 
@@ -39,7 +41,8 @@ def photos(folder: Path, classes: list[str]) -> Path:
     return folder
 
 
-def test_without_arguments_the_drawn_world(tmp_path, capsys) -> None:
+def test_without_arguments_the_drawn_world(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(invariances.quickstart, "Effort", lambda: replace(TINY, processes=2))
     assert main(["quickstart", "--output", str(tmp_path / "q")]) == 0
     summary = json.loads((tmp_path / "q" / "summary.json").read_text())
     assert summary["seconds"] > 0
