@@ -22,6 +22,7 @@ from invariances.evaluation.run import evaluate, finite
 from invariances.features import seeded
 from invariances.fitting import fit_layers
 from invariances.interpreter import Interpreter
+from invariances.processes import cores
 from invariances.recipes.animals import SIZE, faces_of
 from invariances.report import save_grid, text_table
 from invariances.training_data import CacheOptions, FeatureData
@@ -71,13 +72,16 @@ def main() -> None:
         output=options.output / "{layer}",
         steps=options.steps,
         batch_size=64,
-        learning_rate=5e-4,
+        learning_rate=2e-3,
         schedule="cosine",
-        warmup=200,
+        warmup=100,
         ema=0.995,
+        optimizer="muon",
+        weight_decay=0.2,
         blocks=12,
         width=256,
         cache=cache,
+        processes=min(2, cores()),
     )
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes of features and training")
     first = next(iter(interpreters.values()))

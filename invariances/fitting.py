@@ -9,9 +9,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
+from .flow import ConditionalFlow
 from .interpreter import Interpreter, autoencoder_of
 from .processes import in_processes
 from .representation import Representation
@@ -137,15 +140,20 @@ def fit_layers(
     data.prepare(list(representations.values()), code)
     steps_of = {layer: steps if isinstance(steps, int) else steps[layer] for layer in layers}
     sizes = {"blocks": blocks, "width": width, "depth": depth}
+    flows = {
+        layer: new_flow(representation, code, seed, **sizes)
+        for layer, representation in representations.items()
+    }
     if min(processes, len(layers)) > 1:
-        jobs = [{**options, "layer": layer, "steps": steps_of[layer]} for layer in layers]
+        longest_first = sorted(layers, key=lambda layer: -steps_of[layer] * _flops(flows[layer]))
+        jobs = [{**options, "layer": layer, "steps": steps_of[layer]} for layer in longest_first]
         trained = in_processes(_trained, jobs, min(processes, len(layers)))
-        interpreters = {}
-        for layer, state in zip(layers, trained):
-            flow = new_flow(representations[layer], code, seed, **sizes)
-            flow.load_state_dict(state)
-            interpreters[layer] = Interpreter(representations[layer], code, flow).eval()
-        return interpreters
+        for layer, state in zip(longest_first, trained):
+            flows[layer].load_state_dict(state)
+        return {
+            layer: Interpreter(representation, code, flows[layer]).eval()
+            for layer, representation in representations.items()
+        }
     learning: dict[str, Any] = {
         "learning_rate": learning_rate,
         "schedule": schedule,
@@ -158,8 +166,7 @@ def fit_layers(
     named = {"network": _name(network), "autoencoder": _name(autoencoder), "weights": _name(weights)}
     interpreters = {}
     for layer, representation in representations.items():
-        flow = new_flow(representation, code, seed, **sizes)
-        training = FlowTraining(representation, code, flow, **learning, seed=seed)
+        training = FlowTraining(representation, code, flows[layer], **learning, seed=seed)
         folder = None if output is None else _folder(str(output), representation, resume)
         trainer_options: dict[str, Any] = {
             "max_steps": steps_of[layer],
@@ -200,6 +207,13 @@ def fit_layers(
 def _trained(**options: Any) -> dict[str, Tensor]:
     """The weights of one flow."""
     return fit(**options).flow.state_dict()
+
+
+def _flops(flow: ConditionalFlow) -> int:
+    """Multiplications and additions of a pass of one latent."""
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        flow.eval()(torch.zeros(1, flow.latent_dim), torch.zeros(1, *flow.representation_shape))
+    return int(counted.get_total_flops())
 
 
 def _name(given: object) -> str | None:

@@ -14,7 +14,7 @@ from .features import Features, seeded
 from .flow import ConditionalFlow
 
 _FAINTEST = 1e-5
-_MOST_PICTURES, _MOST_VALUES, _PICTURES_AT_ONCE = 10_000, 100_000_000, 64
+_MOST_PICTURES, _MOST_VALUES, _PICTURES_AT_ONCE = 10_000, 50_000_000, 64
 _MOST_INPUTS, _MOST_PATCH_VALUES = 2048, 10_000_000
 RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
@@ -23,7 +23,7 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     """`whiten_embedder`, then `read_out`, with pictures drawn from those to train on.
 
     At most 10,000 pictures are read, fewer where their representations are so large that they would not fit
-    into 400 MB.
+    into 200 MB.
 
     Args:
         flow: A new one.
@@ -37,14 +37,14 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     count = min(features.n, _MOST_PICTURES, max(100, _MOST_VALUES // values))
     chosen = torch.randperm(features.n, generator=seeded("start", seed))[:count]
     device = next(flow.parameters()).device
-    means, representations = [], []
+    first, _, one = features.batch(chosen[:1])
+    mean = torch.empty(count, *first.shape[1:], device=device)
+    z = torch.empty(count, *one.shape[1:], device=device)
     with tqdm(total=count, desc="embedder's start", unit="img", delay=2, disable=not progress) as bar:
-        for part in torch.split(chosen, _PICTURES_AT_ONCE):
-            mean, _, z = features.batch(part)
-            means.append(mean)
-            representations.append(z)
-            bar.update(len(part))
-    mean, z = torch.cat(means).to(device), torch.cat(representations).to(device)
+        for start in range(0, count, _PICTURES_AT_ONCE):
+            part = slice(start, start + _PICTURES_AT_ONCE)
+            mean[part], _, z[part] = features.batch(chosen[part])
+            bar.update(len(chosen[part]))
     whiten_embedder(flow, z, seed)
     read_out(flow, z, mean)
 
