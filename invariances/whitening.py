@@ -37,14 +37,14 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     count = min(features.n, _MOST_PICTURES, max(100, _MOST_VALUES // values))
     chosen = torch.randperm(features.n, generator=seeded("start", seed))[:count]
     device = next(flow.parameters()).device
-    first, _, one = features.batch(chosen[:1])
-    mean = torch.empty(count, *first.shape[1:], device=device)
-    z = torch.empty(count, *one.shape[1:], device=device)
+    mean = torch.empty(count, flow.latent_dim, device=device)
+    z = torch.empty(count, *flow.representation_shape, device=device)
     with tqdm(total=count, desc="embedder's start", unit="img", delay=2, disable=not progress) as bar:
         for start in range(0, count, _PICTURES_AT_ONCE):
             part = slice(start, start + _PICTURES_AT_ONCE)
-            mean[part], _, z[part] = features.batch(chosen[part])
-            bar.update(len(chosen[part]))
+            mean[part], _, some = features.batch(chosen[part])
+            z[part] = some.reshape(z[part].shape)
+            bar.update(len(some))
     whiten_embedder(flow, z, seed)
     read_out(flow, z, mean)
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from invariances.autoencoder import VAE
 from invariances.checkpoint_io import load_checkpoint
 from invariances.errors import UserError
-from invariances.fitting import fit, fit_layers
+from invariances.fitting import _flops, fit, fit_layers
 from invariances.interpreter import Interpreter
 from invariances.representation import Representation
 from invariances.run import LAST, METRICS, Stopped
@@ -292,6 +292,19 @@ def test_fit_in_python_gives_interpreters_for_several_layers_of_one_pass(setup, 
     again = fit(small_network(), "4", vae, Colours(), cache=cache, output=None, **SMALL)
     for a, b in zip(again.flow.state_dict().values(), made["4"].flow.state_dict().values()):
         assert torch.equal(a, b)
+
+
+def test_a_flow_that_reads_maps_is_known_to_take_longer_and_is_left_as_it_was(setup):
+    _, vae, _ = setup
+    flows = [
+        new_flow(Representation(small_network(), layer), vae, 0, blocks=2, width=8, depth=1)
+        for layer in ("0", "4")
+    ]
+    before = [{key: value.clone() for key, value in flow.state_dict().items()} for flow in flows]
+    of_maps, of_vectors = map(_flops, flows)
+    assert of_maps > of_vectors > 0
+    for flow, kept in zip(flows, before):
+        assert all(torch.equal(value, kept[key]) for key, value in flow.state_dict().items())
 
 
 def test_fit_keeps_a_folder_that_loads_and_numbers_the_next(setup, tmp_path):
