@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -215,11 +215,9 @@ class MetricsFile(Logger):
     A resumed run drops the rows of steps that it will do again, so the file reads as if nothing had happened.
     """
 
-    COLUMNS = ("step", "epoch", "nll", "held_out_nll", "learning_rate")
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = ("nll", "held_out_nll", "learning_rate")) -> None:
         super().__init__()
-        self.path = path
+        self.path, self.columns = path, ("step", "epoch", *columns)
 
     @property
     def name(self) -> str:
@@ -246,17 +244,17 @@ class MetricsFile(Logger):
         rows = []
         if step and self.path.exists():
             with self.path.open(newline="") as file:
-                rows = [row for row in csv.reader(file) if len(row) == len(self.COLUMNS)][1:]
+                rows = [row for row in csv.reader(file) if len(row) == len(self.columns)][1:]
             rows = [row for row in rows if int(row[0]) <= step]
         with atomic(self.path) as draft, draft.open("w", newline="") as file:
-            csv.writer(file).writerows([self.COLUMNS, *rows])
+            csv.writer(file).writerows([self.columns, *rows])
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Append a row."""
         values = {"step": step, **metrics, "epoch": int(metrics.get("epoch", 0))}
         line = io.StringIO()
-        csv.writer(line).writerow([values.get(column, "") for column in self.COLUMNS])
+        csv.writer(line).writerow([values.get(column, "") for column in self.columns])
         with self.path.open("a", newline="") as file:
             file.write(line.getvalue())
 

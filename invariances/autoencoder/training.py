@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,9 +13,9 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import yaml
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.callbacks.progress.tqdm_progress import Tqdm
-from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -22,7 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from invariances.data.images import from_uint8
 from invariances.errors import UserError
 from invariances.report import save_grid
-from invariances.training_loop import quiet
+from invariances.run import METRICS, atomic
+from invariances.training_loop import MetricsFile, quiet
 
 from .perceptual import Features, PatchDiscriminator, Perceptual
 from .storage import save_autoencoder
@@ -262,7 +264,10 @@ class _Keeper(Callback):
 
 
 class _Bar(TQDMProgressBar):
-    """One bar, named for what is trained, without another for every look at the held-out pictures."""
+    """One bar on stderr, named for what is trained, without another for every look at the held-out pictures."""
+
+    def init_train_tqdm(self) -> Any:
+        return Tqdm(disable=self.is_disabled, unit="step", dynamic_ncols=True, file=sys.stderr)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *unused: Any) -> None:
         super().on_train_epoch_start(trainer, *unused)
@@ -322,13 +327,19 @@ def fit_autoencoder(
         vae.start_linear(from_uint8(pictures[some]))
     vae.freeze_linear()
     task = AutoencoderTask(vae, objective, schedule, perceptual)
-    task.save_hyperparameters(
-        {"vae": vae.config, "objective": asdict(objective), "schedule": asdict(schedule)}
-    )
+    settings = {"vae": vae.config, "objective": asdict(objective), "schedule": asdict(schedule)}
+    task.save_hyperparameters(settings)
+    finished = 0
     if resuming:
-        task.done = int(torch.load(last, weights_only=True)["state_dict"]["done_steps"])
+        checkpoint = torch.load(last, weights_only=True)
+        task.done = int(checkpoint["state_dict"]["done_steps"])
+        finished = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+    metrics = MetricsFile(folder / METRICS, ("l1", "perceptual", "kl", "critic", "held_out_mae"))
+    metrics.start(task.done - 1)
+    with atomic(folder / "hparams.yaml") as draft:
+        draft.write_text(yaml.safe_dump(settings, sort_keys=False))
     keeper = _Keeper(folder, held_out)
-    checkpoint = ModelCheckpoint(
+    saver = ModelCheckpoint(
         folder / "checkpoints", save_top_k=0, save_last=True, every_n_train_steps=validate_every
     )
     bar: list[Callback] = [_Bar(refresh_rate=20)] if progress else []
@@ -337,9 +348,9 @@ def fit_autoencoder(
             accelerator="auto",
             devices=1,
             precision=precision,  # type: ignore[arg-type]
-            max_epochs=1,
-            logger=CSVLogger(folder, name="", version=""),
-            callbacks=[checkpoint, keeper, *bar],
+            max_epochs=finished + 1,
+            logger=metrics,
+            callbacks=[saver, keeper, *bar],
             val_check_interval=min(validate_every, max(schedule.steps - task.done, 1)),
             num_sanity_val_steps=0,
             log_every_n_steps=20,

@@ -87,6 +87,30 @@ def test_a_stopped_run_goes_on_to_the_bit(tmp_path):
     assert parts.fingerprint() == whole.fingerprint()
 
 
+def test_a_finished_run_goes_on_with_more_steps_and_keeps_its_metrics(tmp_path):
+    def run(steps, resume):
+        fit_autoencoder(
+            pictures(10),
+            pictures(2, seed=1),
+            tmp_path,
+            vae=small(),
+            objective=Objective(),
+            schedule=Schedule(steps=steps, batch_size=4),
+            validate_every=20,
+            resume=resume,
+            progress=False,
+        )
+        with (tmp_path / "metrics.csv").open() as file:
+            return list(csv.DictReader(file))
+
+    first = run(40, resume=False)
+    assert {int(row["step"]) for row in first} == {19, 39}
+    longer = run(60, resume=True)
+    assert longer[: len(first)] == first
+    assert {int(row["step"]) for row in longer} == {19, 39, 59}
+    assert run(20, resume=False)[-1]["step"] == "19"
+
+
 def test_augmentation_moves_and_mirrors():
     image = torch.zeros(200, 8, 8, 3, dtype=torch.uint8)
     image[:, 3, 2] = 255
