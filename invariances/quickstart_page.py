@@ -25,8 +25,8 @@ _TITLES = {
     "texture": "texture",
     "foreground_hue": "foreground hue",
     "background_hue": "background hue",
-    "x": "place, x",
-    "y": "place, y",
+    "x": "place x",
+    "y": "place y",
     "size": "size",
     "rotation": "rotation",
 }

@@ -10,6 +10,7 @@ def quickstart(
     output: str = "quickstart",
     steps: int | None = None,
     pictures: int | None = None,
+    held_out: int | None = None,
     autoencoder_steps: int | None = None,
     seed: int = 0,
 ) -> None:
@@ -25,6 +26,7 @@ def quickstart(
         output: Folder to write to.
         steps: Training steps per layer; more make samples agree better with the layer.
         pictures: Number of drawn pictures to train on.
+        held_out: Number of pictures kept out that numbers are measured on; more make them steadier.
         autoencoder_steps: Steps of the autoencoder on your own photos.
         seed: Of everything: the same seed gives the same page.
 
@@ -39,10 +41,16 @@ def quickstart(
     from invariances.quickstart import PAGE, Effort
     from invariances.quickstart import quickstart as run
 
-    given = {"steps": steps, "pictures": pictures, "autoencoder_steps": autoencoder_steps}
+    given = {
+        "steps": steps,
+        "pictures": pictures,
+        "held_out": held_out,
+        "autoencoder_steps": autoencoder_steps,
+    }
     for name, value in given.items():
-        if value is not None and value < 1:
-            raise UserError(f"--{name} is {value}; give at least 1")
+        least = 2 if name == "held_out" else 1
+        if value is not None and value < least:
+            raise UserError(f"--{name} is {value}; give at least {least}")
     effort = replace(Effort(), **{name: value for name, value in given.items() if value is not None})
     summary = run(output, images=images, network=network, layers=layers, effort=effort, seed=seed)
     last = list(summary["layers"])[-1]

@@ -27,7 +27,7 @@ from invariances.representation import Representation
 CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
     "shapes_shape": ({"target": "shape"}, 500),
     "shapes_texture": ({"target": "texture"}, 900),
-    "shapes_colour": ({"target": "foreground_hue"}, 500),
+    "shapes_colour": ({"target": "foreground_hue"}, 1500),
     "shapes_cue": ({"target": "shape", "correlate": ("shape", "texture")}, 400),
 }
 """The world that each classifier sees, and its training steps."""

@@ -86,8 +86,9 @@ def test_layers_are_given_as_words(tmp_path) -> None:
 
 
 def test_errors_and_help(tmp_path, capsys) -> None:
-    assert main(["quickstart", "--steps", "0", "--output", str(tmp_path / "q")]) == 2
-    assert "--steps" in capsys.readouterr().err
+    for option, value in (("--steps", "0"), ("--held_out", "1")):
+        assert main(["quickstart", option, value, "--output", str(tmp_path / "q")]) == 2
+        assert option in capsys.readouterr().err
     assert main(["quickstart", "--layers", "stage9", "--output", str(tmp_path / "q")]) == 2
     assert "stage9" in capsys.readouterr().err
     assert main(["quickstart", "--help"]) == 0
