@@ -16,9 +16,10 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from .commands.parsing import explained, help_formatter, split_docstring
 from .errors import UserError
 from .interpreter import autoencoder_of
+from .learning_rate import RateSchedule
 from .representation import Representation
 from .run import LAST, check_writable, resume_command, write_config
-from .training import FlowTraining, Optimizer, Schedule, new_flow
+from .training import FlowTraining, Optimizer, new_flow
 from .training_data import CacheOptions, FeatureData
 from .training_loop import parts, quiet
 
@@ -36,7 +37,7 @@ def flow_training(
     width: int = 1024,
     depth: int = 2,
     learning_rate: float | None = None,
-    schedule: Schedule = "constant",
+    schedule: RateSchedule = "constant",
     warmup: int = 0,
     ema: float = 0.0,
     optimizer: Optimizer = "adam",

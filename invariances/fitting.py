@@ -16,10 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .flow import ConditionalFlow
 from .interpreter import Interpreter, autoencoder_of
+from .learning_rate import RateSchedule
 from .processes import in_processes
 from .representation import Representation
 from .run import CONFIG, LAST, Stopped, check_writable, write_config
-from .training import FlowTraining, Optimizer, Schedule, new_flow
+from .training import FlowTraining, Optimizer, new_flow
 from .training_data import CacheOptions, FeatureData, Images
 from .training_loop import parts, quiet
 
@@ -57,7 +58,7 @@ def fit_layers(
     steps: int | Mapping[str, int] = 20_000,
     batch_size: int = 16,
     learning_rate: float | None = None,
-    schedule: Schedule = "constant",
+    schedule: RateSchedule = "constant",
     warmup: int = 0,
     ema: float = 0.0,
     optimizer: Optimizer = "adam",

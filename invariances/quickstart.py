@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -245,11 +245,13 @@ def probed_factors(
     interpreter: Interpreter, world: Shapes, probe: FactorReader, truth: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """Share of every factor that the probe of this layer finds in it; see `kept_by_probe`."""
-    outputs = [
-        probe(interpreter.represent(world.images(range(start, min(start + 64, len(world))))))
-        for start in range(0, len(world), 64)
-    ]
+    outputs = [probe(interpreter.represent(images)) for images in _all_images(world)]
     return kept_by_probe(torch.cat(outputs), truth)
+
+
+def _all_images(world: Shapes) -> Iterator[Tensor]:
+    """64 at a time."""
+    return map(world.images, torch.split(torch.arange(len(world)), 64))
 
 
 def _read_reconstructions(
@@ -257,10 +259,7 @@ def _read_reconstructions(
 ) -> dict[str, Tensor]:
     if "reader" not in readers:
         return {}
-    pictures = [
-        interpreter.reconstruct(world.images(range(start, min(start + 64, len(world)))))
-        for start in range(0, len(world), 64)
-    ]
+    pictures = [interpreter.reconstruct(images) for images in _all_images(world)]
     return readers["reader"].read(torch.cat(pictures))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Literal, get_args
 
@@ -15,11 +14,11 @@ from .errors import UserError
 from .features import Batch
 from .flow import ConditionalFlow
 from .interpreter import Interpreter
+from .learning_rate import RateSchedule, rate_factor
 from .muon import MuonAdam
 from .representation import Representation
 from .whitening import start_embedder
 
-Schedule = Literal["constant", "cosine"]
 Optimizer = Literal["adam", "muon"]
 PUBLISHED_RATE = 4.5e-6
 """Published learning rate per picture of a step."""
@@ -52,7 +51,7 @@ class FlowTraining(LightningModule):
         flow: ConditionalFlow,
         *,
         learning_rate: float | None = None,
-        schedule: Schedule = "constant",
+        schedule: RateSchedule = "constant",
         warmup: int = 0,
         ema: float = 0.0,
         optimizer: Optimizer = "adam",
@@ -206,18 +205,6 @@ class FlowTraining(LightningModule):
                 )
         total, self.loss_count = checkpoint["loss"]
         self.loss_sum = torch.tensor(total)
-
-
-def rate_factor(schedule: Schedule, warmup: int, steps: float) -> Callable[[int], float]:
-    """The learning rate's factor at each step: min(1, (step + 1) / warmup), times ½(1 + cos) for "cosine"."""
-
-    def factor(step: int) -> float:
-        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
-        if schedule == "constant":
-            return rise
-        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
-
-    return factor
 
 
 def new_flow(

@@ -14,9 +14,10 @@ from invariances.checkpoint_io import load_checkpoint
 from invariances.errors import UserError
 from invariances.fitting import _flops, fit, fit_layers
 from invariances.interpreter import Interpreter
+from invariances.learning_rate import rate_factor
 from invariances.representation import Representation
 from invariances.run import LAST, METRICS, Stopped
-from invariances.training import FlowTraining, new_flow, rate_factor
+from invariances.training import FlowTraining, new_flow
 from invariances.training_data import CacheOptions, FeatureData
 from invariances.training_loop import Measure, parts, quiet
 

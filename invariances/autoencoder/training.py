@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from invariances.data.images import from_uint8
 from invariances.errors import UserError
+from invariances.learning_rate import rate_factor
 from invariances.report import save_grid
 from invariances.run import METRICS, atomic
 from invariances.training_loop import MetricsFile, quiet
@@ -76,8 +77,7 @@ class Schedule:
 
     def scale(self, step: int) -> float:
         """The learning rate at `step` as a share of the highest."""
-        warm = min(1.0, (step + 1) / max(self.warmup, 1))
-        return warm * 0.5 * (1 + math.cos(math.pi * min(step / max(self.steps, 1), 1.0)))
+        return rate_factor("cosine", self.warmup, self.steps)(step)
 
 
 def augment(pictures: Tensor, generator: torch.Generator, flip: bool, shift: int) -> Tensor:

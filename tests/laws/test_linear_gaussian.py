@@ -10,8 +10,8 @@ from torch import Tensor
 from invariances.evaluation.invariance import bits_per_dim, variance
 from invariances.features import Features
 from invariances.flow import ConditionalFlow
+from invariances.learning_rate import rate_factor
 from invariances.muon import MuonAdam
-from invariances.training import rate_factor
 from invariances.whitening import start_embedder
 
 D, N = 4, 4000

@@ -1,0 +1,21 @@
+"""The learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+RateSchedule = Literal["constant", "cosine"]
+
+
+def rate_factor(schedule: RateSchedule, warmup: int, steps: float) -> Callable[[int], float]:
+    """The learning rate's factor at each step: min(1, (step + 1) / warmup), times ½(1 + cos) for "cosine"."""
+
+    def factor(step: int) -> float:
+        rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+        if schedule == "constant":
+            return rise
+        return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+
+    return factor
