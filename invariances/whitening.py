@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -20,10 +20,9 @@ RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
 def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, progress: bool = False) -> None:
-    """`whiten_embedder`, then `read_out`, with pictures drawn from those to train on.
+    """`whiten_embedder`, then `read_out`, with pictures drawn from those to train on: 4,096 to 10,000.
 
-    At most 10,000 pictures are read, fewer where their representations are so large that they would not fit
-    into 200 MB.
+    Where these do not fit into 200 MB, as many as do are whitened, and the read-out passes over all in small parts.
 
     Args:
         flow: A new one.
@@ -34,19 +33,25 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     if not flow.representation_shape:
         return
     values = max(1, torch.Size(flow.representation_shape).numel())
-    count = min(features.n, _MOST_PICTURES, max(100, _MOST_VALUES // values))
-    chosen = torch.randperm(features.n, generator=seeded("start", seed))[:count]
+    chosen = torch.randperm(features.n, generator=seeded("start", seed))[: _most_rows(flow)]
+    few = chosen[: max(100, _MOST_VALUES // values)]
+    again = len(few) < len(chosen)
     device = next(flow.parameters()).device
-    mean = torch.empty(count, flow.latent_dim, device=device)
-    z = torch.empty(count, *flow.representation_shape, device=device)
-    with tqdm(total=count, desc="embedder's start", unit="img", delay=2, disable=not progress) as bar:
-        for start in range(0, count, _PICTURES_AT_ONCE):
-            part = slice(start, start + _PICTURES_AT_ONCE)
-            mean[part], _, some = features.batch(chosen[part])
-            z[part] = some.reshape(z[part].shape)
-            bar.update(len(some))
-    whiten_embedder(flow, z, seed)
-    read_out(flow, z, mean)
+    total = len(few) + len(chosen) * again
+    with tqdm(total=total, desc="embedder's start", unit="img", delay=2, disable=not progress) as bar:
+
+        def read(indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+            for part in torch.split(indices, _PICTURES_AT_ONCE):
+                mean, _, z = features.batch(part)
+                yield z.to(device).reshape(len(part), *flow.representation_shape), mean.to(device)
+                bar.update(len(part))
+
+        z = torch.empty(len(few), *flow.representation_shape, device=device)
+        latent = torch.empty(len(few), flow.latent_dim, device=device)
+        for start, (some, mean) in zip(range(0, len(few), _PICTURES_AT_ONCE), read(few)):
+            z[start : start + len(some)], latent[start : start + len(some)] = some, mean
+        whiten_embedder(flow, z, seed)
+        read_out(flow, read(chosen) if again else [(z, latent)])
 
 
 @torch.no_grad()
@@ -123,32 +128,35 @@ def _whitened_components(rows: Tensor, outputs: int, most: int, generator: torch
 
 @torch.no_grad()
 def read_out(
-    flow: ConditionalFlow, representation: Tensor, latent: Tensor, ridges: Sequence[float] = RIDGES
+    flow: ConditionalFlow, pairs: Iterable[tuple[Tensor, Tensor]], ridges: Sequence[float] = RIDGES
 ) -> None:
     """W = (FᵀF + λI)⁻¹ Fᵀ z̄ in the embedder's last layer, F the features before it: e starts as a guess of z̄.
 
     The blocks then begin with the best linear guess of the latent that the embedder's random features allow, instead
     of finding it step by step; λ is the one that guesses best a fifth of the pictures set aside. Initialises the
-    embedder's ActNorms from `representation`.
+    embedder's ActNorms from the first pictures.
 
     Args:
         flow: A new one, with a representation; its embedding has the latent's length.
-        representation: (N, C) or (N, C, H, W) of some thousand pictures.
-        latent: (N, D), theirs.
+        pairs: Representations (N, C) or (N, C, H, W) and latents (N, D), in parts, of some thousand pictures.
         ridges: λ to choose from, as shares of the features' mean variance.
     """
-    layers = [each for each in flow.embedder.modules() if isinstance(each, (nn.Linear, nn.Conv2d))]
-    if not layers:
+    last = _last_layer(flow)
+    if last is None:
         return
-    last, seen = layers[-1], []
-    hook = last.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].flatten(1)))
+    seen: list[Tensor] = []
+    latents, count, most = [], 0, _most_rows(flow)
+    hook = last.register_forward_hook(lambda _, given, __: seen.append(given[0].flatten(1)))
     flow.train()
-    if len(representation) and last.weight[0].numel() > _MOST_INPUTS:
-        representation, latent = representation[: 2 * _MOST_INPUTS], latent[: 2 * _MOST_INPUTS]
-    for start in range(0, len(representation), 1000):
-        flow.embed(representation[start : start + 1000])
+    for representation, latent in pairs:
+        for part in torch.split(representation[: most - count], 1000):
+            flow.embed(part)
+        latents.append(latent[: most - count])
+        count += len(latents[-1])
+        if count == most:
+            break
     hook.remove()
-    features, wanted = torch.cat(seen).float(), latent.float()
+    features, wanted = torch.cat(seen).float(), torch.cat(latents).float()
     wanted = (wanted - wanted.mean(0)) / wanted.std(0).clamp(min=1e-6)
     centre = features.mean(0)
     features = features - centre
@@ -156,6 +164,17 @@ def read_out(
     last.weight.copy_(weight.reshape(last.weight.shape).to(last.weight))
     if last.bias is not None:
         last.bias.copy_((-weight @ centre.to(weight)).to(last.bias))
+
+
+def _last_layer(flow: ConditionalFlow) -> nn.Linear | nn.Conv2d | None:
+    layers = [each for each in flow.embedder.modules() if isinstance(each, (nn.Linear, nn.Conv2d))]
+    return layers[-1] if layers else None
+
+
+def _most_rows(flow: ConditionalFlow) -> int:
+    """Pictures to read the last layer out with: fewer where its inputs are many, since their product is dear."""
+    last = _last_layer(flow)
+    return _MOST_PICTURES if last is None or last.weight[0].numel() <= _MOST_INPUTS else 2 * _MOST_INPUTS
 
 
 def _best_ridge(features: Tensor, wanted: Tensor, ridges: Sequence[float]) -> float:
