@@ -30,10 +30,10 @@ def cores() -> int:
 def in_processes(
     function: Callable[..., Mapping[str, torch.Tensor]], jobs: Sequence[Mapping[str, Any]], processes: int
 ) -> list[dict[str, torch.Tensor]]:
-    """[function(**job) for job in jobs], `processes` of them at a time, which share the cores.
+    """[function(**job) for job in jobs], `processes` of them at a time.
 
-    New processes are begun, which import the main module: a script needs `if __name__ == "__main__"`. Each draws its
-    progress bars on a line of its own. Ctrl-C reaches every process, and is waited for.
+    New processes are begun, which import the main module: a script needs `if __name__ == "__main__"`. They share this
+    one's threads, and each draws its progress bars on a line of its own. Ctrl-C reaches every process, and is waited for.
 
     Args:
         function: Of a module, by its name; returns tensors by name.
@@ -58,7 +58,7 @@ def in_processes(
     with tempfile.TemporaryDirectory() as folder:
         workers = spawn(  # type: ignore[no-untyped-call]
             _work,
-            (work, taken, lock, Path(folder), max(1, cores() // processes)),
+            (work, taken, lock, Path(folder), max(1, torch.get_num_threads() // processes)),
             nprocs=processes,
             join=False,
         )
