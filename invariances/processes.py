@@ -33,7 +33,8 @@ def in_processes(
     """[function(**job) for job in jobs], `processes` of them at a time.
 
     New processes are begun, which import the main module: a script needs `if __name__ == "__main__"`. They share this
-    one's threads, and each draws its progress bars on a line of its own. Ctrl-C reaches every process, and is waited for.
+    one's threads, and each draws its progress bars on a line of its own. Ctrl-C reaches every process, which saves what
+    it does.
 
     Args:
         function: Of a module, by its name; returns tensors by name.
