@@ -15,12 +15,12 @@ from .flow import ConditionalFlow
 
 _FAINTEST = 1e-5
 _MOST_PICTURES, _MOST_VALUES, _PICTURES_AT_ONCE = 10_000, 50_000_000, 64
-_MOST_INPUTS, _MOST_PATCH_VALUES = 2048, 10_000_000
+_MOST_INPUTS, _MOST_PATCH_VALUES = 5000, 10_000_000
 RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 
 def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, progress: bool = False) -> None:
-    """`whiten_embedder`, then `read_out`, with pictures drawn from those to train on: 4,096 to 10,000.
+    """`whiten_embedder`, then `read_out`, with pictures drawn from those to train on: 5,000 to 10,000.
 
     Where these do not fit into 200 MB, as many as do are whitened, and the read-out passes over all in small parts.
 
@@ -98,7 +98,7 @@ def _inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
     kernel, stride, padding = layer.kernel_size, layer.stride, layer.padding
     assert not isinstance(padding, str)
     inputs = layer.weight[0].numel()
-    most = _MOST_PATCH_VALUES // inputs if inputs <= _MOST_INPUTS else _MOST_INPUTS
+    most = max(_MOST_PATCH_VALUES // inputs, 2 * inputs) if inputs <= _MOST_INPUTS else _MOST_INPUTS
     places = max(1, x.shape[2] // stride[0] * (x.shape[3] // stride[1]))
     some = x[: max(2, -(-most // places))]
     patches = F.unfold(some, kernel, padding=padding, stride=stride).movedim(1, 2).flatten(0, 1)
@@ -109,7 +109,7 @@ def _whitened_components(rows: Tensor, outputs: int, most: int, generator: torch
     """Weights (outputs, K) whose outputs, over these rows, have no covariance and the variance 1."""
     centred = rows - rows.mean(0)
     count, inputs = rows.shape
-    if inputs <= max(count, _MOST_INPUTS):
+    if inputs <= count:
         values, vectors = torch.linalg.eigh((centred.T @ centred).cpu().double() / (count - 1))
     else:  # fewer rows than inputs: the same directions from the rows' own products
         values, mixed = torch.linalg.eigh((centred @ centred.T).cpu().double() / (count - 1))
@@ -174,7 +174,7 @@ def _last_layer(flow: ConditionalFlow) -> nn.Linear | nn.Conv2d | None:
 def _most_rows(flow: ConditionalFlow) -> int:
     """Pictures to read the last layer out with: fewer where its inputs are many, since their product is dear."""
     last = _last_layer(flow)
-    return _MOST_PICTURES if last is None or last.weight[0].numel() <= _MOST_INPUTS else 2 * _MOST_INPUTS
+    return _MOST_PICTURES if last is None or last.weight[0].numel() <= _MOST_INPUTS else _MOST_INPUTS
 
 
 def _best_ridge(features: Tensor, wanted: Tensor, ridges: Sequence[float]) -> float:
