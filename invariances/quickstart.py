@@ -7,6 +7,7 @@ photos), measures what samples keep, and writes one page with its numbers beside
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -115,6 +116,7 @@ def quickstart(
         autoencoder: str | nn.Module = AUTOENCODER
     else:
         training, held_out, subject, autoencoder = own.training, own.held_out, own.network, own.autoencoder
+        effort = within_reach(effort, len(own.training))
     chosen = list(
         layers or (list(LAYERS) if own is None and network is None else layers_worth_seeing(subject))
     )
@@ -152,6 +154,20 @@ def quickstart(
         draft.write_text(json.dumps(finite(summary), indent=2) + "\n")
     write_page(story, folder / PAGE, seed)
     return summary
+
+
+def within_reach(effort: Effort, pictures: int) -> Effort:
+    """At most four passes, in batches of 32, where pictures are few: flows that go on learn them by heart."""
+    few = pictures < 100 * effort.batch_size
+    batch_size = min(32, effort.batch_size) if few else effort.batch_size
+    steps = max(1, min(effort.steps, 4 * pictures // batch_size)) if few else effort.steps
+    if steps < effort.steps:
+        print(
+            f"quickstart: each flow takes {steps} steps of {batch_size} instead of {effort.steps} of "
+            f"{effort.batch_size}; more would learn {pictures} pictures by heart",
+            file=sys.stderr,
+        )
+    return replace(effort, steps=steps, batch_size=batch_size)
 
 
 def _fit(

@@ -60,6 +60,15 @@ def test_without_arguments_the_drawn_world(tmp_path, capsys, monkeypatch) -> Non
     assert len([line for line in lines if line.strip().startswith("invariances ")]) == 3
 
 
+def test_few_photos_are_passed_four_times_at_most(capsys) -> None:
+    few = invariances.quickstart.within_reach(Effort(steps=1200, batch_size=128), 719)
+    assert (few.steps, few.batch_size) == (89, 32)
+    assert "89 steps of 32" in capsys.readouterr().err
+    many = invariances.quickstart.within_reach(Effort(steps=1200, batch_size=128), 20_000)
+    assert (many.steps, many.batch_size) == (1200, 128)
+    assert not capsys.readouterr().err
+
+
 def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
     folder = photos(tmp_path / "photos", ["left", "right"])
     assert main(["quickstart", "--images", str(folder), "--output", str(tmp_path / "q")]) == 0
