@@ -158,9 +158,10 @@ def quickstart(
 
 def within_reach(effort: Effort, pictures: int) -> Effort:
     """At most four passes, in batches of 32, where pictures are few: flows that go on learn them by heart."""
-    few = pictures < 100 * effort.batch_size
-    batch_size = min(32, effort.batch_size) if few else effort.batch_size
-    steps = max(1, min(effort.steps, 4 * pictures // batch_size)) if few else effort.steps
+    if pictures >= 100 * effort.batch_size:
+        return effort
+    batch_size = min(32, effort.batch_size)
+    steps = max(1, min(effort.steps, 4 * pictures // batch_size))
     if steps < effort.steps:
         print(
             f"quickstart: each flow takes {steps} steps of {batch_size} instead of {effort.steps} of "
