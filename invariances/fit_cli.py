@@ -19,7 +19,7 @@ from .interpreter import autoencoder_of
 from .learning_rate import RateSchedule
 from .representation import Representation
 from .run import LAST, check_writable, resume_command, write_config
-from .training import FlowTraining, Optimizer, new_flow
+from .training import FlowTraining, Keep, Optimizer, new_flow
 from .training_data import CacheOptions, FeatureData
 from .training_loop import parts, quiet
 
@@ -40,6 +40,7 @@ def flow_training(
     schedule: RateSchedule = "constant",
     warmup: int = 0,
     ema: float = 0.0,
+    keep: Keep = "best",
     optimizer: Optimizer = "adam",
     weight_decay: float = 0.0,
     whiten: bool = True,
@@ -61,6 +62,7 @@ def flow_training(
         schedule: "constant", or "cosine" down to zero at the last step.
         warmup: Steps over which the learning rate rises.
         ema: Decay of the weights' moving average, which is then evaluated and kept; 0 for none.
+        keep: "best", the weights of the lowest held-out loss, or "last", those of the last step.
         optimizer: "adam" as published, or "muon", which learns what a layer shows faintly in fewer steps.
         weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
         whiten: Start the embedder at whitened principal components of the features and a linear guess of the latent.
@@ -77,6 +79,7 @@ def flow_training(
         schedule=schedule,
         warmup=warmup,
         ema=ema,
+        keep=keep,
         optimizer=optimizer,
         weight_decay=weight_decay,
         whiten=whiten,

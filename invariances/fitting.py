@@ -20,7 +20,7 @@ from .learning_rate import RateSchedule
 from .processes import in_processes
 from .representation import Representation
 from .run import CONFIG, LAST, Stopped, check_writable, write_config
-from .training import FlowTraining, Optimizer, new_flow
+from .training import FlowTraining, Keep, Optimizer, new_flow
 from .training_data import CacheOptions, FeatureData, Images
 from .training_loop import parts, quiet
 
@@ -61,6 +61,7 @@ def fit_layers(
     schedule: RateSchedule = "constant",
     warmup: int = 0,
     ema: float = 0.0,
+    keep: Keep = "best",
     optimizer: Optimizer = "adam",
     weight_decay: float = 0.0,
     whiten: bool = True,
@@ -93,11 +94,12 @@ def fit_layers(
         resume: Go on with the last checkpoint in `output`.
         steps: Training steps per layer, or of each layer by its name.
         batch_size: Pictures per step.
-        learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `optimizer`,
+        learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `keep`, `optimizer`,
             `weight_decay`, `whiten`.
         schedule: "constant" or "cosine".
         warmup: Steps of linear rise.
         ema: Decay of the weights' moving average; 0 for none.
+        keep: The weights of the lowest held-out loss ("best"), or of the last step ("last").
         optimizer: "adam" or "muon".
         weight_decay: Decoupled, as of AdamW.
         whiten: Start the embedder from the features.
@@ -160,6 +162,7 @@ def fit_layers(
         "schedule": schedule,
         "warmup": warmup,
         "ema": ema,
+        "keep": keep,
         "optimizer": optimizer,
         "weight_decay": weight_decay,
         "whiten": whiten,

@@ -20,6 +20,7 @@ from .representation import Representation
 from .whitening import start_embedder
 
 Optimizer = Literal["adam", "muon"]
+Keep = Literal["best", "last"]
 PUBLISHED_RATE = 4.5e-6
 """Published learning rate per picture of a step."""
 
@@ -36,6 +37,8 @@ class FlowTraining(LightningModule):
         warmup: Steps over which the learning rate rises from zero.
         ema: Decay of an exponential moving average of the weights, which then is what is evaluated and kept;
             0 keeps the weights themselves.
+        keep: "best": what remains in the end are the weights of the lowest held-out loss, as measured at the end of
+            every epoch and of the run; "last": those of the last step.
         optimizer: "adam" as published, or "muon": the embedder's weight matrices by `MuonAdam`, which learns what a
             layer shows faintly in a fraction of the steps.
         weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
@@ -54,6 +57,7 @@ class FlowTraining(LightningModule):
         schedule: RateSchedule = "constant",
         warmup: int = 0,
         ema: float = 0.0,
+        keep: Keep = "best",
         optimizer: Optimizer = "adam",
         weight_decay: float = 0.0,
         whiten: bool = True,
@@ -66,10 +70,14 @@ class FlowTraining(LightningModule):
             raise UserError(f"learning_rate is {learning_rate}; it must be above 0")
         if optimizer not in get_args(Optimizer):
             raise UserError(f"optimizer {optimizer!r} is unknown; use 'adam' or 'muon'")
+        if keep not in get_args(Keep):
+            raise UserError(f"keep {keep!r} is unknown; use 'best' or 'last'")
         if not weight_decay >= 0:
             raise UserError(f"weight_decay is {weight_decay}; it must be 0 or above")
         self.flow = flow
         self.average = deepcopy(flow).requires_grad_(False).eval() if ema else None
+        self.best = deepcopy(flow).requires_grad_(False).eval() if keep == "best" else None
+        self.lowest = (0, math.inf)
         self.frozen = (representation, autoencoder.eval().requires_grad_(False))
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
         self.optimizer, self.weight_decay = optimizer, weight_decay
@@ -82,12 +90,25 @@ class FlowTraining(LightningModule):
         return self.frozen[0].layer
 
     @property
-    def kept(self) -> ConditionalFlow:
-        """The flow to evaluate and keep: the average where there is one."""
+    def current(self) -> ConditionalFlow:
+        """The flow to evaluate as training goes on: the average where there is one."""
         return self.flow if self.average is None else self.average
 
+    @property
+    def kept(self) -> ConditionalFlow:
+        """The flow that remains: the best one that was measured where `keep` says so, else the current one."""
+        measured = self.best is not None and self.lowest[0] > 0
+        return self.best if measured else self.current  # type: ignore[return-value]
+
+    def judge(self, step: int, held_out: float) -> None:
+        """Remembers the lowest held-out loss (nats per dimension), its step, and the weights that reached it."""
+        if held_out < self.lowest[1]:
+            self.lowest = (step, held_out)
+            if self.best is not None:
+                self.best.load_state_dict(self.current.state_dict())
+
     def interpreter(self) -> Interpreter:
-        """Network, autoencoder and the flow as it stands."""
+        """Network, autoencoder and the flow that remains."""
         return Interpreter(*self.frozen, self.kept)
 
     def nats_per_dim(self, loss: float) -> float:
@@ -143,10 +164,11 @@ class FlowTraining(LightningModule):
             torch._foreach_lerp_(average, [each.detach() for each in self.flow.parameters()], 1 - decay)
 
     def train(self, mode: bool = True) -> FlowTraining:
-        """Train mode for the flow that learns; the average stays in eval mode."""
+        """Train mode for the flow that learns; its average and the best one stay in eval mode."""
         super().train(mode)
-        if self.average is not None:
-            self.average.eval()
+        for still in (self.average, self.best):
+            if still is not None:
+                still.eval()
         return self
 
     def configure_optimizers(self) -> Any:
@@ -181,13 +203,15 @@ class FlowTraining(LightningModule):
             "network": representation.fingerprint(),
             "autoencoder": autoencoder.fingerprint(),  # type: ignore[operator]
             "average": self.average is not None,
+            "keep": "last" if self.best is None else "best",
             "optimizer": self.optimizer,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds what this run is, and the loss since the last report."""
+        """Adds what this run is, the loss since the last report, and the lowest held-out loss."""
         self.check_finite()
         checkpoint["invariances"] = self.identity()
+        checkpoint["lowest"] = self.lowest
         checkpoint["loss"] = (float(self.loss_sum), self.loss_count)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -203,6 +227,7 @@ class FlowTraining(LightningModule):
                     f"the checkpoint is of another {key} ({theirs.get(key)}) than this run's ({value}); "
                     "use the config.yaml beside it, or start a new run"
                 )
+        self.lowest = tuple(checkpoint["lowest"])
         total, self.loss_count = checkpoint["loss"]
         self.loss_sum = torch.tensor(total)
 

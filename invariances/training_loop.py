@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import logging
-import math
 import signal
 import sys
 import threading
@@ -24,6 +23,7 @@ from tqdm import tqdm
 
 from .checkpoint_io import AtomicCheckpoints
 from .features import negative_log_likelihood, seeded
+from .interpreter import Interpreter
 from .report import save_grid
 from .run import LAST, METRICS, SAMPLES, Stopped, atomic
 
@@ -79,7 +79,6 @@ class Measure(Callback):
 
     def __init__(self) -> None:
         self.latest: dict[str, float] = {}
-        self.best = (0, math.inf)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Begin, or go on with, the file of metrics."""
@@ -102,8 +101,7 @@ class Measure(Callback):
         if last:
             row["held_out_nll"] = self._held_out(trainer, pl_module)
             pl_module.log("held_out_nll", row["held_out_nll"], logger=False)
-            if row["held_out_nll"] < self.best[1]:
-                self.best = (step, row["held_out_nll"])
+            pl_module.judge(step, row["held_out_nll"])
         self.latest.update(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step)
@@ -112,7 +110,7 @@ class Measure(Callback):
     def _held_out(trainer: Any, training: Any) -> float:
         features = trainer.datamodule.held_out_features(training.layer)
         total = negative_log_likelihood(
-            training.kept, features, rank=trainer.global_rank, world=trainer.world_size
+            training.current, features, rank=trainer.global_rank, world=trainer.world_size
         )
         training.train()
         total = trainer.strategy.reduce(total.to(training.device, torch.float32), reduce_op="sum")
@@ -138,7 +136,7 @@ class SampleGrids(Callback):
 
     def _draw(self, training: Any, data: Any, step: int) -> None:
         images = data.held_out_images(_PICTURES)
-        interpreter = training.interpreter()
+        interpreter = Interpreter(*training.frozen, training.current)
         training.flow.eval()
         interpreter.autoencoder.to(training.device)
         interpreter.representation.to(training.device)
@@ -302,13 +300,13 @@ class Progress(Callback):
         """Say so where the flow has begun to learn its pictures by heart."""
         if self.bar is None:
             return
-        measure = _measure(trainer)
-        step, lowest = measure.best
-        last = measure.latest.get("held_out_nll", lowest)
+        step, lowest = pl_module.lowest
+        last = _measure(trainer).latest.get("held_out_nll", lowest)
         if last > lowest + _BY_HEART:
+            remains = "these weights are kept" if pl_module.best is not None else "the last weights are kept"
             self.bar.write(
-                f"{pl_module.layer}: the held-out loss was lowest at step {step} ({lowest:.3f} nats per dimension) and "
-                f"has risen to {last:.3f} since; take fewer steps, more pictures or random crops, or weight decay",
+                f"{pl_module.layer}: the held-out loss was lowest at step {step} ({lowest:.3f} nats per dimension; "
+                f"{remains}) and has risen to {last:.3f} since; more pictures, random crops or weight decay help",
                 file=sys.stderr,
             )
 

@@ -175,12 +175,61 @@ def test_the_start_from_features_guesses_better_than_a_random_one(setup, tmp_pat
     assert losses[True] != losses[False]
 
 
+@pytest.fixture
+def losses_of(monkeypatch):
+    """Puts numbers in place of the held-out losses; a run of 10 steps measures them at steps 3, 6, 9 and 10."""
+
+    def put(*losses):
+        held_out = iter(losses)
+        monkeypatch.setattr(Measure, "_held_out", staticmethod(lambda *_: next(held_out)))
+
+    return put
+
+
 @pytest.mark.parametrize(("losses", "said"), [((1.0, 0.7, 0.6, 0.6), False), ((1.0, 0.6, 0.64, 0.66), True)])
-def test_a_run_that_learns_its_pictures_by_heart_says_so(setup, tmp_path, capsys, monkeypatch, losses, said):
-    held_out = iter(losses)
-    monkeypatch.setattr(Measure, "_held_out", staticmethod(lambda *_: next(held_out)))
-    train(setup, tmp_path, progress=True)
-    assert ("was lowest at step 6 (0.600 nats" in capsys.readouterr().err) == said
+@pytest.mark.parametrize(
+    ("keep", "words"), [("best", "these weights are kept"), ("last", "last weights are kept")]
+)
+def test_a_run_that_learns_its_pictures_by_heart_says_so(
+    setup, tmp_path, capsys, losses_of, losses, said, keep, words
+):
+    losses_of(*losses)
+    train(setup, tmp_path, progress=True, keep=keep)
+    error = capsys.readouterr().err
+    assert ("was lowest at step 6 (0.600 nats" in error) == said
+    assert (words in error) == said
+
+
+def assert_same_flow(one, other):
+    theirs = other.state_dict()
+    assert all(torch.equal(value, theirs[key]) for key, value in one.state_dict().items())
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+@pytest.mark.parametrize(("keep", "steps"), [("best", 6), ("last", 10)])
+def test_the_weights_of_the_lowest_held_out_loss_remain(setup, tmp_path, losses_of, ema, keep, steps):
+    options = {"schedule": "constant", "ema": ema}
+    losses_of(1.0, 0.6)
+    shorter = train(setup, tmp_path / "shorter", steps=6, keep="last", **options)
+    losses_of(1.0, 0.6, 0.7, 0.65)
+    longer = train(setup, tmp_path / "longer", keep=keep, **options)
+    assert longer.lowest == (6, 0.6)
+    expected = shorter.current if steps == 6 else longer.current
+    assert_same_flow(longer.interpreter().flow, expected)
+    assert not all(
+        torch.equal(*pair) for pair in zip(shorter.current.parameters(), longer.current.parameters())
+    )
+
+
+def test_a_resumed_run_remembers_the_best_weights(setup, tmp_path, losses_of):
+    losses_of(1.0, 0.6, 0.7, 0.65)
+    whole = train(setup, tmp_path / "whole")
+    losses_of(1.0, 0.6, 0.7, 0.65)
+    with pytest.raises(Stopped):
+        train(setup, tmp_path / "part", act=(7, terminate))
+    resumed = train(setup, tmp_path / "part", resume=True)
+    assert resumed.lowest == (6, 0.6)
+    assert_same_flow(resumed.kept, whole.kept)
 
 
 def test_signals_belong_to_their_owners_again_afterwards(setup, tmp_path):
@@ -195,7 +244,7 @@ def test_signals_belong_to_their_owners_again_afterwards(setup, tmp_path):
 def test_networks_under_study_are_neither_trained_nor_saved(setup, whole):
     representation, vae, _ = setup
     checkpoint = load_checkpoint(whole[0] / LAST)
-    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"flow", "average"}
+    assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"flow", "average", "best"}
     assert not any(each.requires_grad for each in [*representation.parameters(), *vae.parameters()])
     assert not any(each.training for each in [*representation.network.modules(), *vae.modules()])
     assert not any(each.requires_grad for each in whole[1].average.parameters())
@@ -260,6 +309,7 @@ def test_rate_factor():
         {"learning_rate": 0.0},
         {"learning_rate": -1.0},
         {"optimizer": "sgd"},
+        {"keep": "first"},
         {"weight_decay": -0.1},
     ],
 )

@@ -201,7 +201,7 @@ def unconditional_flow(
     from invariances.training_loop import parts, quiet
 
     settings = config.get("model", {})
-    names = ("learning_rate", "schedule", "warmup", "ema")
+    names = ("learning_rate", "schedule", "warmup", "ema", "keep", "weight_decay")
     seed = int(config.get("seed_everything", 0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
