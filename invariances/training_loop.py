@@ -136,7 +136,8 @@ class SampleGrids(Callback):
 
     def _draw(self, training: Any, data: Any, step: int) -> None:
         images = data.held_out_images(_PICTURES)
-        interpreter = Interpreter(*training.frozen, training.current)
+        representation, autoencoder = training.frozen
+        interpreter = Interpreter(representation, autoencoder, training.current)
         training.flow.eval()
         interpreter.autoencoder.to(training.device)
         interpreter.representation.to(training.device)
