@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -238,30 +239,46 @@ class ImageFolder(Dataset[dict[str, Any]]):
         return len(self.paths) * self.views
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._items(self._checked(index))[0]
+
+    def _checked(self, index: int) -> int:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} is outside of a data set of {len(self)}")
-        index %= len(self)
-        picture = index // self.views
-        image = from_uint8(torch.from_numpy(self._array(index))[None])[0]
-        return {
-            "image": image,
-            "label": self.labels[picture],
-            "index": index,
-            "path": str(self.paths[picture]),
-        }
+        return index % len(self)
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """The items at `indices`, decoded on all cores (on one, inside of a loader's worker)."""
+        checked = map(self._checked, indices)
+        groups = [list(group) for _, group in groupby(checked, lambda index: index // self.views)]
         if torch.utils.data.get_worker_info() is not None:
-            return [self[index] for index in indices]
-        with ThreadPoolExecutor(_workers()) as pool:
-            return list(pool.map(self.__getitem__, indices))
+            parts = [self._items(*group) for group in groups]
+        else:
+            with ThreadPoolExecutor(_workers()) as pool:
+                parts = list(pool.map(lambda group: self._items(*group), groups))
+        return [item for part in parts for item in part]
 
-    def _array(self, index: int) -> np.ndarray[Any, Any]:
-        position, view = divmod(index, self.views)
+    def _items(self, *indices: int) -> list[dict[str, Any]]:
+        """Items of one picture."""
+        picture = indices[0] // self.views
+        arrays = self._arrays(picture, [index % self.views for index in indices])
+        return [
+            {
+                "image": from_uint8(torch.from_numpy(array)[None])[0],
+                "label": self.labels[picture],
+                "index": index,
+                "path": str(self.paths[picture]),
+            }
+            for index, array in zip(indices, arrays)
+        ]
+
+    def _arrays(self, position: int, views: Sequence[int]) -> list[np.ndarray[Any, Any]]:
+        """Views of one picture, which is decoded once."""
         picture = open_image(self.paths[position], self.size)
         if self.crop == "center":
-            return _to_array(picture, self.size)
+            return [_to_array(picture, self.size)] * len(views)
+        return [self._random_crop(picture, position, view) for view in views]
+
+    def _random_crop(self, picture: Image.Image, position: int, view: int) -> np.ndarray[Any, Any]:
         name = zlib.crc32(os.fsencode(self._names[position]))
         random = np.random.default_rng([self.seed, name, view])
         array = _to_array(picture, self.size, random_box(*picture.size, random))
@@ -269,11 +286,17 @@ class ImageFolder(Dataset[dict[str, Any]]):
 
     def tensor(self) -> Tensor:
         """All items in memory, uint8 (N, size, size, 3), read on all cores; see `from_uint8`."""
-        pictures = torch.empty(len(self), self.size, self.size, 3, dtype=torch.uint8)
-        arrays = _parallel(self._array, range(len(self)), "reading pictures", self.progress)
-        for index, array in enumerate(arrays):
-            pictures[index] = torch.from_numpy(array)
-        return pictures
+        pictures = torch.empty(len(self.paths), self.views, self.size, self.size, 3, dtype=torch.uint8)
+        views = range(self.views)
+        read = _parallel(
+            lambda position: self._arrays(position, views),
+            range(len(self.paths)),
+            "reading pictures",
+            self.progress,
+        )
+        for position, arrays in enumerate(read):
+            pictures[position] = torch.from_numpy(np.stack(arrays))
+        return pictures.flatten(0, 1)
 
     def fingerprint(self) -> str:
         """Hash of relative paths, file sizes and times, crop policy, size and views."""
@@ -285,6 +308,12 @@ class ImageFolder(Dataset[dict[str, Any]]):
         part = object.__new__(ImageFolder)
         part.__dict__.update(self.__dict__)
         part._keep(positions)
+        return part
+
+    def cropped(self, views: int) -> ImageFolder:
+        """The same pictures, `views` random crops of each."""
+        part = self.subset(range(len(self.paths)))
+        part.crop, part.views = "random", views
         return part
 
     def centred(self) -> ImageFolder:

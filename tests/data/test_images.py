@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from invariances.data import images
 from invariances.data.files import MAX_PIXELS, SUFFIXES
 from invariances.data.images import (
     BrokenImage,
@@ -450,6 +451,30 @@ def test_random_views_depend_on_seed_name_and_view_alone(tmp_path):
         ImageFolder(tmp_path / "photos", views=2)
     with pytest.raises(UserError, match="'middle' is unknown"):
         ImageFolder(tmp_path / "photos", crop="middle")
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_items_at_once_are_the_items_and_each_picture_is_decoded_once(tmp_path, monkeypatch, views):
+    for k in range(4):
+        Image.fromarray(noise(60, 40, seed=k)).save(tmp_path / f"{k}.png")
+    data = ImageFolder(tmp_path, size=16, crop="random" if views > 1 else "center", views=views)
+    wanted = [2, 3, 3, 0, -1] if views == 1 else [0, 1, 2, 1, 7, 8, -1]
+    one_by_one = [data[index] for index in wanted]
+    opened = []
+    monkeypatch.setattr(
+        images, "open_image", lambda path, size: opened.append(path.name) or open_image(path, size)
+    )
+    for item, alone in zip(data.__getitems__(wanted), one_by_one, strict=True):
+        assert torch.equal(item.pop("image"), alone.pop("image"))
+        assert item == alone
+    assert sorted(opened) == (
+        ["0.png", "2.png", "3.png", "3.png"] if views == 1 else ["0.png", "2.png", "3.png"]
+    )
+    opened.clear()
+    data.tensor()
+    assert sorted(opened) == [f"{k}.png" for k in range(4)]
+    with pytest.raises(IndexError):
+        data.__getitems__([0, len(data)])
 
 
 def test_random_crops_are_mirrored_half_of_the_time(tmp_path):
