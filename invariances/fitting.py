@@ -12,8 +12,8 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from .cost import flops
 from .flow import ConditionalFlow
 from .interpreter import Interpreter, autoencoder_of
 from .learning_rate import RateSchedule
@@ -148,7 +148,7 @@ def fit_layers(
         for layer, representation in representations.items()
     }
     if min(processes, len(layers)) > 1:
-        longest_first = sorted(layers, key=lambda layer: -steps_of[layer] * _flops(flows[layer]))
+        longest_first = sorted(layers, key=lambda layer: -steps_of[layer] * _cost(flows[layer]))
         jobs = [{**options, "layer": layer, "steps": steps_of[layer]} for layer in longest_first]
         trained = in_processes(_trained, jobs, min(processes, len(layers)))
         for layer, state in zip(longest_first, trained):
@@ -213,11 +213,9 @@ def _trained(**options: Any) -> dict[str, Tensor]:
     return fit(**options).flow.state_dict()
 
 
-def _flops(flow: ConditionalFlow) -> int:
-    """Multiplications and additions of a pass of one latent."""
-    with FlopCounterMode(display=False) as counted, torch.no_grad():
-        flow.eval()(torch.zeros(1, flow.latent_dim), torch.zeros(1, *flow.representation_shape))
-    return int(counted.get_total_flops())
+def _cost(flow: ConditionalFlow) -> int:
+    """Of a pass of one latent."""
+    return flops(flow.eval(), torch.zeros(1, flow.latent_dim), torch.zeros(1, *flow.representation_shape))
 
 
 def _name(given: object) -> str | None:

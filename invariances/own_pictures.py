@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .autoencoder import VAE
 from .autoencoder.training import Objective, Schedule, fit_autoencoder
 from .classifier import train_classifier
+from .cost import flops
 from .data.images import ImageFolder, from_uint8
 from .errors import UserError
 from .representation import Representation
@@ -23,11 +24,15 @@ if TYPE_CHECKING:
 
 SIZE, LATENTS, BATCH = 64, 128, 32
 MOST_VALUES = 40_000
+MOST_CROPS, MOST_FLOPS = 48, 20e12
+"""At most so many crops of a photo; and of all photos as the network sees in some five minutes of two cores."""
+WEIGHT_DECAY = 1.0
+"""Of the flows: crops of a few hundred photos are learnt by heart with less."""
 
 
 @dataclass(frozen=True)
 class OwnWorld:
-    """Photos split in two, an autoencoder trained on them, and the network to look into."""
+    """Photos split in two (those to train on as many random crops of each), an autoencoder, and the network."""
 
     training: ImageFolder
     held_out: ImageFolder
@@ -58,12 +63,16 @@ def own_world(
             "for example --network resnet50"
         )
     training, held_out = photos.split(min(0.1, effort.held_out / len(photos)), seed=seed)
+    views = crops_of_each(len(training), effort.pictures, network)
+    if views > 1:
+        training = training.cropped(views)
     pictures, kept_out = training.tensor(), held_out.tensor()
     torch.manual_seed(seed)
     vae = VAE(SIZE, min(LATENTS, len(pictures)), width=32, max_width=192)
     seconds = effort.autoencoder_steps * seconds_per_step(vae, pictures)
     print(
-        f"quickstart: the autoencoder learns {len(pictures)} pictures in {effort.autoencoder_steps} steps, "
+        f"quickstart: the autoencoder learns {len(training.paths)} pictures"
+        f"{f', {views} random crops of each,' if views > 1 else ''} in {effort.autoencoder_steps} steps, "
         f"about {max(1, round(seconds / 60))} min on this machine; then come the flows",
         file=sys.stderr,
     )
@@ -71,7 +80,7 @@ def own_world(
     if network is None:
         subject = train_classifier(
             pictures.permute(0, 3, 1, 2).contiguous(),
-            torch.tensor(training.labels),
+            torch.tensor(training.labels).repeat_interleave(views),
             classes=training.classes,
             steps=effort.classifier_steps,
             batch_size=64,
@@ -95,6 +104,15 @@ def own_world(
         progress=progress,
     )
     return OwnWorld(training, held_out, vae, subject)
+
+
+def crops_of_each(photos: int, wanted: int, network: str | nn.Module | None) -> int:
+    """How many random crops of each photo make about `wanted` pictures, within `MOST_CROPS` and `MOST_FLOPS`."""
+    most = min(MOST_CROPS, wanted // photos)
+    if network is not None and most > 1:
+        cut = Representation(network, list(Representation.layers(network))[-1])
+        most = min(most, int(MOST_FLOPS / (flops(cut, torch.zeros(1, 3, SIZE, SIZE)) * photos)))
+    return max(1, most)
 
 
 def seconds_per_step(vae: VAE, pictures: Tensor, steps: int = 3) -> float:

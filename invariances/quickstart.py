@@ -7,7 +7,6 @@ photos), measures what samples keep, and writes one page with its numbers beside
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from .evaluation.run import finite
 from .feature_pass import images_at
 from .fitting import fit_layers
 from .interpreter import Interpreter
-from .own_pictures import layers_worth_seeing, own_world
+from .own_pictures import WEIGHT_DECAY, layers_worth_seeing, own_world
 from .processes import cores
 from .quickstart_page import Story, write_page
 from .run import atomic, check_writable
@@ -46,11 +45,11 @@ class Effort:
     """How long quickstart trains and how closely it looks.
 
     Attributes:
-        pictures: drawn for training (own photos: all there are).
+        pictures: drawn for training; of own photos about as many random crops, where there are fewer.
         steps: of each flow; times `LAYERS` for the layers there.
         batch_size: pictures per step.
         learning_rate: the highest; it rises over a tenth of the steps and falls to zero.
-        weight_decay: decoupled, of all weights.
+        weight_decay: decoupled, of all weights; `own_pictures.WEIGHT_DECAY` for own photos.
         blocks: of each flow.
         width: of each flow's hidden layers.
         depth: hidden layers after the first.
@@ -116,7 +115,7 @@ def quickstart(
         autoencoder: str | nn.Module = AUTOENCODER
     else:
         training, held_out, subject, autoencoder = own.training, own.held_out, own.network, own.autoencoder
-        effort = within_reach(effort, len(own.training))
+        effort = replace(effort, weight_decay=WEIGHT_DECAY)
     chosen = list(
         layers or (list(LAYERS) if own is None and network is None else layers_worth_seeing(subject))
     )
@@ -154,21 +153,6 @@ def quickstart(
         draft.write_text(json.dumps(finite(summary), indent=2) + "\n")
     write_page(story, folder / PAGE, seed)
     return summary
-
-
-def within_reach(effort: Effort, pictures: int) -> Effort:
-    """At most four passes, in batches of 32, where pictures are few: flows that go on learn them by heart."""
-    if pictures >= 100 * effort.batch_size:
-        return effort
-    batch_size = min(32, effort.batch_size)
-    steps = max(1, min(effort.steps, 4 * pictures // batch_size))
-    if steps < effort.steps:
-        print(
-            f"quickstart: each flow takes {steps} steps of {batch_size} instead of {effort.steps} of "
-            f"{effort.batch_size}; more would learn {pictures} pictures by heart",
-            file=sys.stderr,
-        )
-    return replace(effort, steps=steps, batch_size=batch_size)
 
 
 def _fit(

@@ -25,7 +25,7 @@ def quickstart(
         layers: Their names, from input to output; some along the way by default.
         output: Folder to write to.
         steps: Training steps per layer; more make samples agree better with the layer.
-        pictures: Number of drawn pictures to train on.
+        pictures: Number of drawn pictures to train on, or of random crops of your own photos where those are fewer.
         held_out: Number of pictures kept out that numbers are measured on; more make them steadier.
         autoencoder_steps: Steps of the autoencoder on your own photos.
         seed: Of everything: the same seed gives the same page.

@@ -3,11 +3,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from torchvision.models import resnet50
 
 import invariances.quickstart
 from invariances.__main__ import main
 from invariances.data.images import to_uint8
 from invariances.data.shapes import FACTORS, Shapes
+from invariances.own_pictures import MOST_CROPS, crops_of_each
 from invariances.quickstart import Effort
 
 TINY = Effort(
@@ -60,13 +62,12 @@ def test_without_arguments_the_drawn_world(tmp_path, capsys, monkeypatch) -> Non
     assert len([line for line in lines if line.strip().startswith("invariances ")]) == 3
 
 
-def test_few_photos_are_passed_four_times_at_most(capsys) -> None:
-    few = invariances.quickstart.within_reach(Effort(steps=1200, batch_size=128), 719)
-    assert (few.steps, few.batch_size) == (89, 32)
-    assert "89 steps of 32" in capsys.readouterr().err
-    many = invariances.quickstart.within_reach(Effort(steps=1200, batch_size=128), 20_000)
-    assert (many.steps, many.batch_size) == (1200, 128)
-    assert not capsys.readouterr().err
+def test_crops_of_few_photos_make_as_many_pictures_as_wanted() -> None:
+    assert crops_of_each(719, 18_000, None) == 25
+    assert crops_of_each(20, 18_000, None) == MOST_CROPS
+    assert crops_of_each(17_000, 18_000, None) == crops_of_each(40_000, 18_000, None) == 1
+    assert crops_of_each(719, 18_000, "shapes_shape") == 25
+    assert 1 <= crops_of_each(719, 18_000, resnet50()) < 5
 
 
 def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
@@ -74,6 +75,7 @@ def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
     assert main(["quickstart", "--images", str(folder), "--output", str(tmp_path / "q")]) == 0
     captured = capsys.readouterr()
     assert "about" in captured.err
+    assert "2 random crops of each" in captured.err
     summary = json.loads((tmp_path / "q" / "summary.json").read_text())
     assert len(summary["layers"]) >= 4
     assert all("factors" not in numbers for numbers in summary["layers"].values())
