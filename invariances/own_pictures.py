@@ -136,9 +136,11 @@ def layers_worth_seeing(network: str | nn.Module, count: int = 4) -> list[str]:
         for name, shape in Representation.layers(network).items()
         if len(shape) in (1, 3) and torch.Size(shape).numel() <= MOST_VALUES and name.count(".") <= 1
     }
-    stages = [name for name in shapes if name.startswith(("stage", "layer", "blocks", "features"))]
-    names = [name for name in (stages or list(shapes)) if name not in ("input", "logits", "softmax")]
     last = [name for name in ("softmax", "logits") if name in shapes][:1]
     room = max(1, count - len(last))
+    stages = [name for name in shapes if name.startswith(("stage", "layer", "blocks", "features"))]
+    whole = [name for name in stages if "." not in name]
+    stages = whole if len(whole) >= room else stages
+    names = [name for name in (stages or list(shapes)) if name not in ("input", "logits", "softmax")]
     places = torch.linspace(0, len(names) - 1, min(room, len(names))).round().long().tolist()
     return [*dict.fromkeys(names[place] for place in places), *last]

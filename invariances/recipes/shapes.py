@@ -12,13 +12,20 @@ from torch import Tensor, nn
 
 from invariances.autoencoder import VAE, load_autoencoder, save_autoencoder
 from invariances.autoencoder.training import Objective, Schedule, fit_autoencoder
-from invariances.classifier import SmallResNet, accuracy, save_classifier, train_classifier
+from invariances.classifier import (
+    SmallResNet,
+    accuracy,
+    load_classifier,
+    save_classifier,
+    train_classifier,
+)
 from invariances.data.images import to_uint8
 from invariances.data.shapes import Shapes
 from invariances.evaluation.factors import (
     FactorReader,
     fit_readers,
     kept_by_probe,
+    load_readers,
     reading_quality,
     save_readers,
 )
@@ -31,11 +38,14 @@ CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
     "shapes_cue": ({"target": "shape", "correlate": ("shape", "texture")}, 400),
 }
 """The world that each classifier sees, and its training steps."""
-PROBES: tuple[tuple[tuple[str, ...], int, int], ...] = (
-    (("stage1", "stage2", "stage3", "stage4"), 16, 3000),
-    (("pool", "logits", "softmax"), 12, 3000),
+PROBES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
+    ("shapes_shape", ("stage1", "stage2", "stage3", "stage4"), 16, 3000),
+    ("shapes_shape", ("pool", "logits", "softmax"), 12, 3000),
+    ("shapes_texture", ("stage2", "stage3", "stage4"), 16, 3000),
+    ("shapes_texture", ("pool", "logits", "softmax"), 12, 3000),
+    ("shapes_cue", ("logits",), 12, 3000),
 )
-"""Layers, and the width and training steps of their probes; shorter ones miss what a layer shows faintly."""
+"""Network, layers, and the width and training steps of their probes; shorter ones miss what a layer shows faintly."""
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
 SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False)
 ENDLESS, TEST = 1_000_000, 2000
@@ -44,6 +54,8 @@ TEST_SEED, CALIBRATION_SEED = 2, 32
 
 def build(output: str | Path, precision: str = "bf16-mixed", shortened: float = 1.0) -> dict[str, Any]:
     """Train all models and write `shapes_*.safetensors` (float16) to `output`; what they reach is returned.
+
+    A stopped run goes on: models that `output` holds already are measured, not trained again.
 
     Args:
         output: folder to write to.
@@ -57,37 +69,52 @@ def build(output: str | Path, precision: str = "bf16-mixed", shortened: float = 
     for name, (world, steps) in CLASSIFIERS.items():
         networks[name], reached[name] = build_classifier(folder, name, world, _short(steps, shortened))
     vae = build_autoencoder(folder, networks, precision, shortened)
-    half = precision.startswith("bf16")
-    readers = {"reader": build_reader(vae, _short(1200, shortened), half)}
-    reached["reader"] = {
-        "decoded": reading_quality(readers["reader"].read(_decoded(vae)), _test().factors(range(TEST)))
+    readers = build_readers(folder / "shapes_reader.safetensors", networks, vae, precision, shortened)
+    reached["reader"] = reading_quality(readers["reader"].read(_decoded(vae)), _test().factors(range(TEST)))
+    reached["probe"] = {
+        name: probe_table(networks[name], {layer: readers[f"{name}/{layer}"] for layer in layers})
+        for name, layers in _probed().items()
     }
-    name = "shapes_shape"
-    probes: dict[str, FactorReader] = {}
-    for layers, width, steps in PROBES:
-        probes |= build_probes(networks[name], layers, width, _short(steps, shortened), half)
-    reached["probe"] = probe_table(networks[name], probes)
-    readers |= {f"{name}/{layer}": probe for layer, probe in probes.items()}
-    save_readers(readers, folder / "shapes_reader.safetensors", reached=reached)
-    for key, value in reached.items():
-        print(f"{key}: {value}", file=sys.stderr)
+    print("\n".join(_lines("", reached)), file=sys.stderr)
     return reached
+
+
+def _lines(name: str, reached: Any) -> list[str]:
+    """Accuracies, and tables of factors, as text."""
+    if not isinstance(reached, dict):
+        return [f"{name}: {reached:.3f}"]
+    if any(isinstance(value, dict) for value in reached.values()) or not name:
+        return [line for key, value in reached.items() for line in _lines(f"{name} {key}".strip(), value)]
+    return [f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in reached.items())]
+
+
+def _probed() -> dict[str, list[str]]:
+    """The layers of each network that have a probe."""
+    layers: dict[str, list[str]] = {}
+    for name, some, _, _ in PROBES:
+        layers.setdefault(name, []).extend(some)
+    return layers
 
 
 def build_classifier(
     folder: Path, name: str, world: Mapping[str, Any], steps: int
 ) -> tuple[SmallResNet, float]:
     """One classifier and its accuracy on pictures of another seed."""
-    network = train_classifier(Shapes(ENDLESS, seed=1, **world), steps=steps, description=name)
-    reached = accuracy(network, Shapes(TEST, seed=TEST_SEED, **world), TEST)
-    save_classifier(network, folder / f"{name}.safetensors", accuracy=reached)
-    return network, reached
+    path, test = folder / f"{name}.safetensors", Shapes(TEST, seed=TEST_SEED, **world)
+    if not path.exists():
+        network = train_classifier(Shapes(ENDLESS, seed=1, **world), steps=steps, description=name)
+        save_classifier(network, path, accuracy=accuracy(network, test, TEST))
+    network = load_classifier(path)
+    return network, accuracy(network, test, TEST)
 
 
 def build_autoencoder(
     folder: Path, networks: Mapping[str, nn.Module], precision: str, shortened: float
 ) -> nn.Module:
     """`shapes_vae`: 64 latents; early layers of the shape and texture classifiers compare pictures."""
+    path = folder / "shapes_vae.safetensors"
+    if path.exists():
+        return load_autoencoder(path)
     world, count = Shapes(40_000, seed=11), max(200, _short(40_000, shortened))
     pictures = torch.cat([to_uint8(world.images(part)) for part in torch.split(torch.arange(count), 1000)])
     held_out = to_uint8(Shapes(192, seed=12).images(range(192)))
@@ -109,8 +136,25 @@ def build_autoencoder(
         validate_every=min(500, steps),
         resume=True,
     )
-    path = save_autoencoder(vae, folder / "shapes_vae.safetensors", torch.float16)
-    return load_autoencoder(path)
+    return load_autoencoder(save_autoencoder(vae, path, torch.float16))
+
+
+def build_readers(
+    path: Path, networks: Mapping[str, nn.Module], vae: nn.Module, precision: str, shortened: float
+) -> dict[str, FactorReader]:
+    """The reader of pictures and the probes of all networks, by name; written after each that is made."""
+    half = precision.startswith("bf16")
+    readers = load_readers(path) if path.exists() else {}
+    if "reader" not in readers:
+        readers["reader"] = build_reader(vae, _short(1200, shortened), half)
+        save_readers(readers, path)
+    for name, layers, width, steps in PROBES:
+        missing = [layer for layer in layers if f"{name}/{layer}" not in readers]
+        if missing:
+            probes = build_probes(networks[name], missing, width, _short(steps, shortened), half)
+            readers |= {f"{name}/{layer}": probe for layer, probe in probes.items()}
+            save_readers(readers, path)
+    return load_readers(path)
 
 
 def build_reader(vae: nn.Module, steps: int, half: bool) -> FactorReader:
