@@ -30,6 +30,7 @@ from .interpreter import Interpreter
 from .own_pictures import WEIGHT_DECAY, layers_worth_seeing, own_world
 from .processes import cores
 from .quickstart_page import Story, write_page
+from .recipes.shapes import CLASSIFIERS
 from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
@@ -116,9 +117,8 @@ def quickstart(
     else:
         training, held_out, subject, autoencoder = own.training, own.held_out, own.network, own.autoencoder
         effort = replace(effort, weight_decay=WEIGHT_DECAY)
-    chosen = list(
-        layers or (list(LAYERS) if own is None and network is None else layers_worth_seeing(subject))
-    )
+    drawn_for = own is None and (network is None or network in CLASSIFIERS)
+    chosen = list(layers or (list(LAYERS) if drawn_for else layers_worth_seeing(subject)))
     if len(set(chosen)) != len(chosen) or not chosen:
         raise UserError(f"layers {', '.join(chosen)} must be one or more different names")
     fitted = _fit(subject, chosen, autoencoder, training, held_out, folder, effort, seed, progress)
@@ -281,11 +281,19 @@ def _cue(
     factors, _ = sampled_factors(
         fitted[CUE_LAYER], held_out, readers["reader"], truth, reconstruction, effort.samples, seed
     )
-    kept = {name: factors[name] for name in ("shape", "texture")}
+    probe = readers.get(f"{CUE_NETWORK}/{CUE_LAYER}")
+    found = {} if probe is None else probed_factors(fitted[CUE_LAYER], held_out, probe, truth)
     conflict = cue_conflict(zoo.load(CUE_NETWORK))
     shape, texture = conflict["shape"], conflict["texture"]
     took = "shape" if shape > 2 * texture else "texture" if texture > 2 * shape else "both"
-    return {"network": CUE_NETWORK, "layer": CUE_LAYER, "factors": kept, "conflict": conflict, "took": took}
+    return {
+        "network": CUE_NETWORK,
+        "layer": CUE_LAYER,
+        "factors": {name: factors[name] for name in ("shape", "texture")},
+        "probe": {name: found[name] for name in ("shape", "texture") if name in found},
+        "conflict": conflict,
+        "took": took,
+    }
 
 
 def conflicting(n: int, seed: int = 3) -> tuple[Shapes, Tensor]:

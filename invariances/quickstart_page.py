@@ -169,11 +169,13 @@ def _listed(words: list[str]) -> str:
 
 
 def _cue(cue: Mapping[str, Any], conflict: Tensor) -> list[str]:
-    shares, kept = cue["conflict"], cue["factors"]
+    shares, kept, found = cue["conflict"], cue["factors"], cue["probe"]
+    probe = f" (the probe: {found['shape']:.2f} and {found['texture']:.2f})" if found else ""
     return [
         paragraph(
             f"{cue['network']} was trained where shape and texture always agreed, so that either would do. Samples "
-            f"of its {cue['layer']} keep {kept['shape']:.2f} of the shape and {kept['texture']:.2f} of the texture. "
+            f"of its {cue['layer']} keep {kept['shape']:.2f} of the shape and {kept['texture']:.2f} of the "
+            f"texture{probe}. "
             f"Pictures in which the two disagree confirm it: it follows the shape in {100 * shares['shape']:.0f} %, "
             f"the texture in {100 * shares['texture']:.0f} %, neither in {100 * shares['neither']:.0f} %. It "
             + ("took both, and is torn." if cue["took"] == "both" else f"took the {cue['took']}.")
@@ -186,7 +188,7 @@ def _numbers(layers: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[l
     plain = ["nll_bits_per_dim", "faithfulness_cosine", "top1_agreement", "variance_remaining"]
     first = next(iter(layers.values()))
     columns = ["layer", *(name.replace("_", " ") for name in plain)]
-    groups = [name for name in ("factors", "probe") if name in first]
+    groups = [name for name in ("factors", "probe") if any(name in each for each in layers.values())]
     columns += [f"{_TITLES.get(f, f)} ({g})" for f in first.get("factors", {}) for g in groups]
     rows: list[list[object]] = []
     for name, numbers in layers.items():

@@ -17,6 +17,7 @@ def fit_autoencoder(
     ema: float = 0.999,
     flip: bool = True,
     shift: int = 2,
+    views: int = 1,
     kl: float = 1e-5,
     network: str | None = None,
     layers: list[str] | None = None,
@@ -51,6 +52,7 @@ def fit_autoencoder(
         ema: Decay of the averaged weights, which are the ones kept.
         flip: Mirror pictures at random.
         shift: Move pictures at random by up to so many pixels.
+        views: Random crops of each picture to learn from; some tens help where there are only hundreds of pictures.
         kl: Weight of the KL divergence in nats per picture.
         network: Network whose layers compare pictures (a name as for `invariances layers`); none for pixels alone.
         layers: Its layers, early ones for texture.
@@ -89,6 +91,8 @@ def fit_autoencoder(
         raise UserError("--network and --layers belong together; give both, or neither for pixels alone")
     check_writable(folder)
     train, held = ImageFolder(images, size=size, skip_broken=skip_broken).split(held_out, seed=seed)
+    if views != 1:
+        train = train.cropped(views)
     eyes = [Representation.many(network, layers, weights=weights, size=size)] if network and layers else []
     objective = autoencoder_training.Objective(
         perceptual=perceptual,

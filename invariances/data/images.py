@@ -311,7 +311,13 @@ class ImageFolder(Dataset[dict[str, Any]]):
         return part
 
     def cropped(self, views: int) -> ImageFolder:
-        """The same pictures, `views` random crops of each."""
+        """The same pictures, `views` random crops of each.
+
+        Raises:
+            UserError: `views` is below 1.
+        """
+        if views < 1:
+            raise UserError(f"views is {views}; give at least 1")
         part = self.subset(range(len(self.paths)))
         part.crop, part.views = "random", views
         return part

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from invariances import load_autoencoder
 from invariances.__main__ import main
+from invariances.autoencoder import training
 
 
 @pytest.fixture
@@ -28,6 +30,25 @@ def test_a_run_leaves_an_autoencoder_that_loads(photos, tmp_path, capsys):
     assert load_autoencoder(output).latent_dim == 4
     assert main(words(photos, output)) == 2
     assert "--resume true" in capsys.readouterr().err
+
+
+def test_views_are_random_crops_to_learn_from(photos, tmp_path, capsys, monkeypatch):
+    learnt, looked_at = [], []
+    fit = training.fit_autoencoder
+
+    def spy(pictures, held_out, *args, **options):
+        learnt.append(pictures)
+        looked_at.append(held_out)
+        return fit(pictures, held_out, *args, **options)
+
+    monkeypatch.setattr(training, "fit_autoencoder", spy)
+    assert main(words(photos, tmp_path / "one")) == 0
+    assert main(words(photos, tmp_path / "three", "--views", "3")) == 0
+    assert len(learnt[1]) == 3 * len(learnt[0])
+    assert len({each.numpy().tobytes() for each in learnt[1]}) == len(learnt[1])
+    assert torch.equal(*looked_at)
+    assert main(words(photos, tmp_path / "none", "--views", "0")) == 2
+    assert "at least 1" in capsys.readouterr().err
 
 
 def test_network_without_layers_gets_a_sentence(photos, tmp_path, capsys):
