@@ -124,7 +124,7 @@ def verify(names: list[str] | None = None, json: bool = False) -> None:
 
 
 def build(name: str, output: str = "models", photos: str | None = None, weights: str | None = None) -> None:
-    """Train shipped models again from nothing, and write them to a folder.
+    """Train shipped models again from nothing, and write them to a folder; takes hours, and goes on where it stopped.
 
     Args:
         name: `shapes` or `animals`; a shipped model's own name stands for all that are trained with it.

@@ -47,6 +47,8 @@ def faces_of(photos: Path, views: int = 1) -> tuple[ImageFolder, ImageFolder]:
 def build(output: str | Path, photos: str | Path, weights: str | Path, precision: str = "bf16-mixed") -> None:
     """Train both models, and write `animals64.safetensors` and `animals10.safetensors` (float16) to `output`.
 
+    A stopped run goes on: a classifier that `output` holds already is not trained again.
+
     Args:
         output: folder to write to.
         photos: folder that holds `animalfaces10/` and `animals64/`, one folder per kind in each.
@@ -59,7 +61,8 @@ def build(output: str | Path, photos: str | Path, weights: str | Path, precision
     """
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    build_classifier(folder, Path(photos), Path(weights))
+    if not (folder / "animals10.safetensors").exists():
+        build_classifier(folder, Path(photos), Path(weights))
     build_autoencoder(folder, Path(photos), Path(weights), precision)
 
 
