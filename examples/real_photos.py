@@ -22,7 +22,7 @@ from invariances.evaluation.run import evaluate, finite
 from invariances.features import seeded
 from invariances.fitting import fit_layers
 from invariances.interpreter import Interpreter
-from invariances.processes import cores
+from invariances.machine import cores
 from invariances.recipes.animals import SIZE, faces_of
 from invariances.report import save_grid, text_table
 from invariances.training_data import CacheOptions, FeatureData

@@ -17,6 +17,7 @@ from .classifier import train_classifier
 from .cost import flops
 from .data.images import ImageFolder, from_uint8
 from .errors import UserError
+from .machine import bfloat16
 from .representation import Representation
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def own_world(
             steps=effort.classifier_steps,
             batch_size=64,
             flip=True,
+            half=bfloat16(),
             seed=seed,
             progress=progress,
             description=f"classifier of {len(training.classes)} classes",
@@ -100,6 +102,7 @@ def own_world(
         perceptual=eyes,
         objective=Objective(perceptual=0.05, kl=1e-5, adversarial=0.0),
         schedule=Schedule(steps=effort.autoencoder_steps, batch_size=BATCH, seed=seed),
+        precision="bf16-mixed" if bfloat16() else "32-true",
         validate_every=max(1, effort.autoencoder_steps // 4),
         progress=progress,
     )
@@ -122,8 +125,8 @@ def seconds_per_step(vae: VAE, pictures: Tensor, steps: int = 3) -> float:
     for step in range(steps + 1):
         if step == 1:
             started = time.monotonic()  # the first one warms up
-        posterior = vae.encode(images)
-        loss = (vae.decoder(posterior.sample()) - images).abs().mean()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16()):
+            loss = (vae.decoder(vae.encode(images).sample()) - images).abs().mean()
         loss.backward()
         vae.zero_grad(set_to_none=True)
     return 1.15 * (time.monotonic() - started) / steps

@@ -22,11 +22,6 @@ from .errors import UserError
 _ERROR = "error.txt"
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def in_processes(
     function: Callable[..., Mapping[str, torch.Tensor]], jobs: Sequence[Mapping[str, Any]], processes: int
 ) -> list[dict[str, torch.Tensor]]:

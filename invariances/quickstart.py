@@ -27,8 +27,8 @@ from .evaluation.run import finite
 from .feature_pass import images_at
 from .fitting import fit_layers
 from .interpreter import Interpreter
+from .machine import bfloat16, cores
 from .own_pictures import WEIGHT_DECAY, layers_worth_seeing, own_world
-from .processes import cores
 from .quickstart_page import Story, write_page
 from .recipes.shapes import CLASSIFIERS
 from .run import atomic, check_writable
@@ -196,8 +196,7 @@ def _fit(
 
 def _cache() -> CacheOptions:
     """Large batches, and half precision on processors that compute in it."""
-    half = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()  # older versions of torch cannot tell
-    return CacheOptions(batch_size=128, half=half)
+    return CacheOptions(batch_size=128, half=bfloat16())
 
 
 def measure(interpreter: Interpreter, held_out: Any, seed: int) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from invariances.data.download import cache_folder
 from invariances.data.files import BrokenImage, list_images, open_image
 from invariances.errors import UserError
+from invariances.machine import cores
 
 __all__ = [
     "BrokenImage",
@@ -111,8 +112,7 @@ def load_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
 
 
 def _workers() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(32, cores)
+    return min(32, cores())
 
 
 def _parallel(
