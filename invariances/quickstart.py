@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import zoo
+from .data.images import spread
 from .data.shapes import Shapes, draw
 from .errors import UserError
 from .evaluation.factors import FactorReader, kept_by_probe, kept_by_samples, load_readers
@@ -319,10 +320,10 @@ def conflict_pictures(n: int) -> Tensor:
 
 
 def _shown(held_out: Any, n: int, seed: int) -> Tensor:
-    """Pictures for the page: of drawn ones, each with another shape and texture; of photos the first."""
-    n = min(n, len(held_out))
+    """Pictures for the page: of drawn ones, each with another shape and texture; of photos some of each class."""
     if not isinstance(held_out, Shapes):
-        return images_at(held_out, range(n))
+        return images_at(held_out, spread(n, len(held_out)))
+    n = min(n, len(held_out))
     factors = held_out.factors(range(n))
     factors["shape"], factors["texture"] = (torch.arange(n) * 3 + 1) % 8, (torch.arange(n) * 5 + 1) % 8
     factors["foreground_hue"] = (torch.arange(n) * 0.381966) % 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset, random_split
 
 from .cache import build_cache
-from .data.images import ImageFolder
+from .data.images import ImageFolder, spread
 from .errors import UserError
 from .feature_pass import images_at
 from .features import Features, FeatureStream
@@ -179,10 +179,9 @@ class FeatureData(LightningDataModule):
         return Features(self.held_out_cache, layer)
 
     def held_out_images(self, count: int) -> Tensor:
-        """The first `count` held-out pictures, (N, 3, S, S) in [-1, 1]."""
+        """Up to `count` held-out pictures, (N, 3, S, S) in [-1, 1], from evenly spaced places of the set."""
         assert self.held_out_set is not None
-        size = len(self.held_out_set)  # type: ignore[arg-type]
-        return images_at(self.held_out_set, range(min(count, size)))
+        return images_at(self.held_out_set, spread(count, len(self.held_out_set)))  # type: ignore[arg-type]
 
     def train_dataloader(self) -> FeatureStream:
         """The stream of batches that the trainer reads."""

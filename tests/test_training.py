@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from invariances.autoencoder import VAE
 from invariances.checkpoint_io import load_checkpoint
 from invariances.errors import UserError
-from invariances.fitting import _flops, fit, fit_layers
+from invariances.fitting import _cost, fit, fit_layers
 from invariances.interpreter import Interpreter
 from invariances.learning_rate import rate_factor
 from invariances.representation import Representation
@@ -352,7 +352,7 @@ def test_a_flow_that_reads_maps_is_known_to_take_longer_and_is_left_as_it_was(se
         for layer in ("0", "4")
     ]
     before = [{key: value.clone() for key, value in flow.state_dict().items()} for flow in flows]
-    of_maps, of_vectors = map(_flops, flows)
+    of_maps, of_vectors = map(_cost, flows)
     assert of_maps > of_vectors > 0
     for flow, kept in zip(flows, before):
         assert all(torch.equal(value, kept[key]) for key, value in flow.state_dict().items())

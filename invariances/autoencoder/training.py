@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from invariances.data.images import from_uint8
+from invariances.data.images import from_uint8, spread
 from invariances.errors import UserError
 from invariances.learning_rate import rate_factor
 from invariances.report import save_grid
@@ -256,7 +256,7 @@ class _Keeper(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         save_autoencoder(pl_module.result, self.output / "autoencoder.safetensors")
-        images = from_uint8(self.pictures[:10])
+        images = from_uint8(self.pictures[spread(10, len(self.pictures))])
         with torch.inference_mode():
             pairs = torch.stack([images, pl_module.result(images.to(pl_module.device)).cpu()])
         path = self.output / "samples" / f"step_{pl_module.done:06d}.png"

@@ -40,6 +40,7 @@ __all__ = [
     "load_images",
     "open_image",
     "random_box",
+    "spread",
     "to_tensor",
     "to_uint8",
 ]
@@ -92,6 +93,11 @@ def to_uint8(images: Tensor) -> Tensor:
 def to_tensor(picture: Image.Image, size: int, box: Box | None = None) -> Tensor:
     """One picture as an image (3, size, size) in [-1, 1]: `box` (by default the middle square), resized."""
     return from_uint8(torch.from_numpy(_to_array(picture, size, box))[None])[0]
+
+
+def spread(count: int, total: int) -> list[int]:
+    """Up to `count` evenly spaced places among `total`: of pictures in order of class, some of each."""
+    return torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
 
 
 def load_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], size: int) -> Tensor:

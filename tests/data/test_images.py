@@ -477,6 +477,12 @@ def test_items_at_once_are_the_items_and_each_picture_is_decoded_once(tmp_path, 
         data.__getitems__([0, len(data)])
 
 
+def test_places_are_spread_from_the_first_to_the_last():
+    assert images.spread(3, 7) == [0, 3, 6]
+    assert images.spread(9, 4) == [0, 1, 2, 3]
+    assert images.spread(1, 5) == [0]
+
+
 def test_random_crops_are_mirrored_half_of_the_time(tmp_path):
     halves(64, 64).save(tmp_path / "a.png")
     data = ImageFolder(tmp_path, size=8, crop="random", views=64)
