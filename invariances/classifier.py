@@ -215,8 +215,8 @@ def accuracy(network: nn.Module, world: Shapes, n: int = 2000, batch_size: int =
 
 def save_classifier(
     network: SmallResNet, path: str | Path, dtype: torch.dtype = torch.float16, **notes: Any
-) -> None:
-    """Write weights and, as metadata, architecture, class names and notes into one safetensors file.
+) -> Path:
+    """Write weights and, as metadata, architecture, class names and notes into one safetensors file; gives its path.
 
     Args:
         network: what to save.
@@ -224,7 +224,7 @@ def save_classifier(
         dtype: of the floating-point weights in the file.
         notes: JSON-able facts kept beside the architecture (a test accuracy, a recipe).
     """
-    save_network(path, {"name": "SmallResNet", **network.config}, network.state_dict(), dtype, notes)
+    return save_network(path, {"name": "SmallResNet", **network.config}, network.state_dict(), dtype, notes)
 
 
 def load_classifier(path: str | Path) -> SmallResNet:

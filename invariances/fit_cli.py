@@ -137,7 +137,8 @@ class FitCLI(LightningCLI):
         """The run's folder, before anything slow: it must be writable, and not hold another run."""
         config = self.config
         if config.output is None:
-            config.output = f"runs/{Path(config.model.network).name}_{config.model.layer}".replace("#", "_")
+            name = Path(config.model.network).name.removesuffix(".safetensors")
+            config.output = f"runs/{name}_{config.model.layer}".replace("#", "_")
         self.folder = Path(config.output)
         if not _first_process():
             return

@@ -1,10 +1,10 @@
 """A network under study by name: its module, weights, preprocessing and class names.
 
 Names are looked up among the published and shipped classifiers (`invariances.zoo`, with the published preprocessing and
-short layer names), then torchvision, then timm; `torchvision/NAME` and `timm/NAME` say which where several know one.
-Any nn.Module is taken too. A module may say how it wants its images and what its layers and classes are called, by the
-attributes `preprocessing` (a mapping with the fields of `Preprocessing`), `layer_aliases` (alias -> layer) and
-`class_names`.
+short layer names), then torchvision, then timm; `torchvision/NAME` and `timm/NAME` say which where several know one. A
+name that ends in `.safetensors` is a file of `save_classifier`, such as quickstart leaves. Any nn.Module is taken too.
+A module may say how it wants its images and what its layers and classes are called, by the attributes `preprocessing`
+(a mapping with the fields of `Preprocessing`), `layer_aliases` (alias -> layer) and `class_names`.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def find(network: str | nn.Module, weights: str | os.PathLike[str] | None = None
     """The network of a name, or a private copy of a module: frozen, in eval mode, with its weights.
 
     Args:
-        network: a name, or any nn.Module, which is copied: the one given stays as it is.
+        network: a name, a classifier's file, or any nn.Module, which is copied: the one given stays as it is.
         weights: path of a safetensors file or checkpoint; "random" for an untrained network (the same one every
             time); a torchvision weights name ("IMAGENET1K_V2"); None for the published weights, or a module's own.
 
@@ -69,6 +69,8 @@ def names() -> list[str]:
 
 
 def _by_name(name: str, weights: str | None) -> Network:
+    if name.endswith(".safetensors"):
+        return _from_file(name, weights)
     source, _, rest = name.partition("/")
     if source == "torchvision" and rest in _torchvision_names():
         return _from_torchvision(name, rest, weights)
@@ -82,6 +84,18 @@ def _by_name(name: str, weights: str | None) -> Network:
         return _from_timm(name, name, weights)
     hint = "" if _timm() else "; more names come with `pip install timm`"
     raise UserError(f"network {name!r} is unknown; the nearest names are {nearest(name, names())}{hint}.")
+
+
+def _from_file(path: str, weights: str | None) -> Network:
+    from .classifier import load_classifier
+
+    if weights is not None:
+        raise UserError(
+            f"{path} comes with its weights; leave out weights={weights!r}, or give a network by name."
+        )
+    module = load_classifier(path)
+    said = Preprocessing.of(module.preprocessing)
+    return Network(module, Path(path).stem, path, preprocessing=said, class_names=_class_names(module))
 
 
 def _from_module(module: nn.Module, weights: str | None) -> Network:
@@ -292,8 +306,8 @@ def _from_zoo(name: str, weights: str | None) -> Network:
 
 
 def untrained(network: str | nn.Module) -> str | None:
-    """The `weights` with which a network can be had without a download: its own, if it ships or is a module."""
-    if isinstance(network, nn.Module):
+    """The `weights` with which a network can be had without a download: its own, if it ships, is a file or a module."""
+    if isinstance(network, nn.Module) or network.endswith(".safetensors"):
         return None
     from . import zoo
 

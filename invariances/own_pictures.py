@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .autoencoder import VAE
 from .autoencoder.training import Objective, Schedule, fit_autoencoder
-from .classifier import train_classifier
+from .classifier import save_classifier, train_classifier
 from .cost import flops
 from .data.images import ImageFolder, from_uint8
 from .errors import UserError
@@ -33,12 +33,12 @@ WEIGHT_DECAY = 1.0
 
 @dataclass(frozen=True)
 class OwnWorld:
-    """Photos split in two (those to train on as many random crops of each), an autoencoder, and the network."""
+    """Photos split in two (those to train on as many random crops of each), an autoencoder, and a network's name."""
 
     training: ImageFolder
     held_out: ImageFolder
     autoencoder: nn.Module
-    network: str | nn.Module
+    network: str
 
 
 def own_world(
@@ -48,7 +48,7 @@ def own_world(
 
     Args:
         images: the folder; folders per class in it give the classifier.
-        folder: where the autoencoder is written to.
+        folder: where the autoencoder and the classifier are written to.
         network: name of a network to look into instead.
         effort: steps.
         seed: of split, weights and batches.
@@ -77,9 +77,9 @@ def own_world(
         f"about {max(1, round(seconds / 60))} min on this machine; then come the flows",
         file=sys.stderr,
     )
-    subject: str | nn.Module
+    eyes: list[Any] = []
     if network is None:
-        subject = train_classifier(
+        classifier = train_classifier(
             pictures.permute(0, 3, 1, 2).contiguous(),
             torch.tensor(training.labels).repeat_interleave(views),
             classes=training.classes,
@@ -91,9 +91,9 @@ def own_world(
             progress=progress,
             description=f"classifier of {len(training.classes)} classes",
         )
-        eyes: list[Any] = [Representation.many(subject, ["stage1", "stage2"])]
-    else:
-        subject, eyes = network, []
+        kept = save_classifier(classifier, folder / f"{Path(images).resolve().name}_classifier.safetensors")
+        network = str(kept)
+        eyes = [Representation.many(network, ["stage1", "stage2"])]
     vae = fit_autoencoder(
         pictures,
         kept_out,
@@ -106,7 +106,7 @@ def own_world(
         validate_every=max(1, effort.autoencoder_steps // 4),
         progress=progress,
     )
-    return OwnWorld(training, held_out, vae, subject)
+    return OwnWorld(training, held_out, vae, network)
 
 
 def crops_of_each(photos: int, wanted: int, network: str | nn.Module | None) -> int:

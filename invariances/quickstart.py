@@ -113,7 +113,7 @@ def quickstart(
     if own is None:
         training: Any = Shapes(effort.pictures, seed=1000 + seed)
         held_out: Any = Shapes(effort.held_out, seed=2)
-        subject: str | nn.Module = network or NETWORK
+        subject = network or NETWORK
         autoencoder: str | nn.Module = AUTOENCODER
     else:
         training, held_out, subject, autoencoder = own.training, own.held_out, own.network, own.autoencoder

@@ -138,8 +138,8 @@ class Representation(nn.Module):
 
     @property
     def network_name(self) -> str:
-        """The name that was given, or the class of a module."""
-        return self._cuts.source.name or self._cuts.source.title
+        """The network's name, without a collection's or folder's before it, or the class of a module."""
+        return self._cuts.source.title
 
     @property
     def preprocessing(self) -> Preprocessing:

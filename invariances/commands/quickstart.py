@@ -57,6 +57,6 @@ def quickstart(
     folder = Path(output) / "runs" / f"{summary['network']}_{last}"
     print(Path(output) / PAGE)
     print("next:")
-    print(f"  invariances evaluate {folder} --images FOLDER")
+    print(f"  invariances evaluate {folder} --images {images or 'FOLDER'}")
     print("  invariances quickstart --images FOLDER_OF_CLASS_FOLDERS")
     print("  invariances fit --network resnet50 --layer layer4 --autoencoder animals64 --images FOLDER")

@@ -81,6 +81,15 @@ def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
     assert all("factors" not in numbers for numbers in summary["layers"].values())
     assert "left" not in summary["layers"]
     assert (tmp_path / "q" / "index.html").exists()
+    classifier = tmp_path / "q" / "photos_classifier.safetensors"
+    assert main(["layers", str(classifier)]) == 0
+    assert "stage3" in capsys.readouterr().out
+    (evaluate,) = (line.split() for line in captured.out.splitlines() if "invariances evaluate" in line)
+    assert evaluate[-2:] == ["--images", str(folder)]
+    assert main([*evaluate[1:], "--n", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["network"] == "photos_classifier"
+    assert main(["layers", str(tmp_path / "none.safetensors")]) == 2
+    assert "there is no classifier at" in capsys.readouterr().err
 
 
 def test_a_flat_folder_asks_for_a_network(tmp_path, capsys) -> None:
