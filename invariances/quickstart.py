@@ -36,7 +36,7 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": 1.0, "stage3": 1.5, "pool": 1.0, "softmax": 2.0}
+LAYERS = {"stage2": 1.0, "stage3": 2.0, "pool": 1.0, "softmax": 2.0}
 """Layers, and the share of the usual steps that each needs to find what its representation holds."""
 CUE_NETWORK, CUE_LAYER = "shapes_cue", "logits"
 PAGE, SUMMARY = "index.html", "summary.json"
@@ -65,7 +65,7 @@ class Effort:
     pictures: int = 18_000
     steps: int = 1200
     batch_size: int = 128
-    learning_rate: float = 4e-3
+    learning_rate: float = 8e-3
     weight_decay: float = 0.2
     blocks: int = 6
     width: int = 128

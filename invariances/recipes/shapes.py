@@ -41,7 +41,7 @@ CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
 PROBES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
     ("shapes_shape", ("stage1", "stage2", "stage3", "stage4"), 16, 3000),
     ("shapes_shape", ("pool", "logits", "softmax"), 12, 3000),
-    ("shapes_texture", ("stage2", "stage3", "stage4"), 16, 3000),
+    ("shapes_texture", ("stage2", "stage3"), 16, 3000),
     ("shapes_texture", ("pool", "logits", "softmax"), 12, 3000),
     ("shapes_cue", ("logits",), 12, 3000),
 )
