@@ -170,7 +170,12 @@ def _listed(words: list[str]) -> str:
 
 def _cue(cue: Mapping[str, Any], conflict: Tensor) -> list[str]:
     shares, kept, found = cue["conflict"], cue["factors"], cue["probe"]
-    probe = f" (the probe: {found['shape']:.2f} and {found['texture']:.2f})" if found else ""
+    probe = (
+        f"; a probe of that layer finds {found['shape']:.2f} and {found['texture']:.2f}, and what samples lack of that "
+        "this short flow has not learned"
+        if found
+        else ""
+    )
     return [
         paragraph(
             f"{cue['network']} was trained where shape and texture always agreed, so that either would do. Samples "

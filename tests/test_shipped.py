@@ -56,20 +56,41 @@ def test_the_reader_reads_pictures_as_drawn(world, readers) -> None:
     assert all(quality[name] >= 0.96 for name in FACTORS), quality
 
 
-def test_what_layers_of_the_shape_classifier_keep_by_their_probes(world, readers) -> None:
-    layers = [name.partition("/")[2] for name in readers if "/" in name]
-    taps = Representation.many("shapes_shape", layers)
+def kept_of(network, world, readers) -> dict[str, dict[str, float]]:
+    probes = {
+        name.partition("/")[2]: reader for name, reader in readers.items() if name.startswith(f"{network}/")
+    }
+    taps, truth = Representation.many(network, list(probes)), world.factors(range(N))
     with torch.inference_mode():
         parts = [taps(part) for part in world.images(range(N)).split(100)]
-        kept = {
-            layer: kept_by_probe(
-                torch.cat([readers[f"shapes_shape/{layer}"](part[layer]) for part in parts]),
-                world.factors(range(N)),
-            )
-            for layer in layers
+        return {
+            layer: kept_by_probe(torch.cat([probe(part[layer]) for part in parts]), truth)
+            for layer, probe in probes.items()
         }
-    for layer in layers:
-        assert kept[layer]["shape"] > 0.95, layer
+
+
+def test_what_layers_of_the_texture_classifier_keep_by_their_probes(world, readers) -> None:
+    """It loses the foreground's hue at stage3, keeps place to the pooled layer and part of the shape to the end."""
+    kept = kept_of("shapes_texture", world, readers)
+    assert set(kept) == {"stage2", "stage3", "pool", "logits", "softmax"}
+    for layer, shares in kept.items():
+        assert shares["texture"] > 0.98, layer
+    assert kept["stage2"]["foreground_hue"] > 0.8 > 0.5 > kept["stage3"]["foreground_hue"]
+    assert kept["pool"]["x"] > 0.7 > 0.3 > kept["logits"]["x"]
+    assert 0.3 < kept["logits"]["shape"] < 0.6
+
+
+def test_the_network_that_could_take_either_cue_keeps_both(world, readers) -> None:
+    kept = kept_of("shapes_cue", world, readers)["logits"]
+    assert kept["shape"] > 0.6
+    assert kept["texture"] > 0.6
+
+
+def test_what_layers_of_the_shape_classifier_keep_by_their_probes(world, readers) -> None:
+    kept = kept_of("shapes_shape", world, readers)
+    assert set(kept) == {"stage1", "stage2", "stage3", "stage4", "pool", "logits", "softmax"}
+    for layer, shares in kept.items():
+        assert shares["shape"] > 0.95, layer
     for late in ("pool", "logits"):
         assert abs(kept[late]["texture"]) < 0.1
     assert abs(kept["logits"]["foreground_hue"]) < 0.1
