@@ -36,7 +36,7 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": 1.0, "stage3": 2.0, "pool": 1.0, "softmax": 2.0}
+LAYERS = {"stage2": 1.0, "stage3": 2.5, "pool": 1.0, "softmax": 2.0}
 """Layers, and the share of the usual steps that each needs to find what its representation holds."""
 CUE_NETWORK, CUE_LAYER = "shapes_cue", "logits"
 PAGE, SUMMARY = "index.html", "summary.json"
