@@ -36,6 +36,7 @@ def flow_training(
     blocks: int = 20,
     width: int = 1024,
     depth: int = 2,
+    wide_embedder: bool = False,
     learning_rate: float | None = None,
     schedule: RateSchedule = "constant",
     warmup: int = 0,
@@ -58,6 +59,7 @@ def flow_training(
         blocks: Blocks of the flow.
         width: Of the hidden layers of its nets.
         depth: Hidden layers after the first.
+        wide_embedder: No hidden layer of the embedder is narrow: finds more of what a layer shows faintly, costs more.
         learning_rate: Of Adam; 4.5e-6 × pictures per step by default, as published.
         schedule: "constant", or "cosine" down to zero at the last step.
         warmup: Steps over which the learning rate rises.
@@ -70,7 +72,8 @@ def flow_training(
     """
     representation = Representation(network, layer, weights, size=size, token=token)
     code = autoencoder_of(autoencoder)
-    flow = new_flow(representation, code, seed, blocks=blocks, width=width, depth=depth)
+    sizes: dict[str, Any] = {"blocks": blocks, "width": width, "depth": depth, "wide_embedder": wide_embedder}
+    flow = new_flow(representation, code, seed, **sizes)
     return FlowTraining(
         representation,
         code,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -68,6 +68,7 @@ def fit_layers(
     blocks: int = 20,
     width: int = 1024,
     depth: int = 2,
+    wide_embedder: bool | Collection[str] = False,
     crop: Literal["center", "random"] = "center",
     views: int = 1,
     skip_broken: bool = False,
@@ -103,9 +104,10 @@ def fit_layers(
         optimizer: "adam" or "muon".
         weight_decay: Decoupled, as of AdamW.
         whiten: Start the embedder from the features.
-        blocks: As of `ConditionalFlow`, like `width` and `depth`.
+        blocks: As of `ConditionalFlow`, like `width`, `depth` and `wide_embedder`.
         width: Of hidden layers.
         depth: Hidden layers after the first.
+        wide_embedder: No narrow hidden layers in the embedder, of all flows or of those for the layers named.
         crop: "center", or "random" with `views` crops per picture.
         views: Crops cached per picture.
         skip_broken: Leave broken pictures out instead of stopping.
@@ -142,9 +144,13 @@ def fit_layers(
     )
     data.prepare(list(representations.values()), code)
     steps_of = {layer: steps if isinstance(steps, int) else steps[layer] for layer in layers}
-    sizes = {"blocks": blocks, "width": width, "depth": depth}
+    wide = wide_embedder if isinstance(wide_embedder, Collection) else layers if wide_embedder else ()
+    sizes = {
+        layer: {"blocks": blocks, "width": width, "depth": depth, "wide_embedder": layer in wide}
+        for layer in layers
+    }
     flows = {
-        layer: new_flow(representation, code, seed, **sizes)
+        layer: new_flow(representation, code, seed, **sizes[layer])
         for layer, representation in representations.items()
     }
     if min(processes, len(layers)) > 1:
@@ -181,7 +187,7 @@ def fit_layers(
             config = {
                 "seed_everything": seed,
                 "trainer": trainer_options,
-                "model": {**named, "layer": layer, **sizes, **learning},
+                "model": {**named, "layer": layer, **sizes[layer], **learning},
                 "data": data.settings(),
                 "cache": asdict(data.cache),
                 "output": str(folder),

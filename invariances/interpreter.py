@@ -32,9 +32,15 @@ class Interpreter:
         autoencoder: E and D.
         flow: t, for this representation and this autoencoder.
 
+    Attributes:
+        half: Whether D runs in bfloat16: twice as fast on processors that compute in it; pictures differ by a few
+            levels of 255 at most.
+
     Raises:
         UserError: The three do not fit together.
     """
+
+    half = False
 
     def __init__(self, representation: Representation, autoencoder: nn.Module, flow: ConditionalFlow) -> None:
         if flow.latent_dim != autoencoder.latent_dim:
@@ -100,7 +106,9 @@ class Interpreter:
         """D(z̄): latents (..., D) to images (..., 3, S, S) in [-1, 1], some at a time."""
         flat = latents.to(self.device).flatten(0, -2)
         decode: Any = self.autoencoder.decode
-        images = torch.cat([decode(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            parts = [decode(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)]
+        images = torch.cat(parts).to(flat.dtype)
         return images.reshape(*latents.shape[:-1], *images.shape[1:])
 
     @torch.no_grad()

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .machine import bfloat16
+
 _ITERATIONS, _QUINTIC = 5, (3.4445, -4.7750, 2.0315)
 _ROOT_MEAN_SQUARE = 0.2
 
@@ -15,12 +17,14 @@ _ROOT_MEAN_SQUARE = 0.2
 def orthogonal_factor(matrix: Tensor) -> Tensor:
     """U Vᵀ of M = U Σ Vᵀ, nearly: five Newton-Schulz steps bring all but the faintest singular values into 0.7 to 1.2.
 
+    In bfloat16 where the device computes in it.
+
     Args:
         matrix: (O, I).
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
-    x = matrix.bfloat16() if matrix.is_cuda else matrix
+    x = matrix.bfloat16() if matrix.is_cuda or bfloat16() else matrix
     tall = len(matrix) > matrix.shape[1]
     x = x.T if tall else x
     x = x / (x.norm() + 1e-12)

@@ -36,8 +36,10 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": 1.0, "stage3": 2.5, "pool": 1.0, "softmax": 2.0}
+LAYERS = {"stage2": 1.0, "stage3": 0.9, "pool": 0.65, "softmax": 1.5}
 """Layers, and the share of the usual steps that each needs to find what its representation holds."""
+WIDE = ("stage3", "pool")
+"""Layers whose flow has a wide embedder: what it costs there is less than what it finds."""
 CUE_NETWORK, CUE_LAYER = "shapes_cue", "logits"
 PAGE, SUMMARY = "index.html", "summary.json"
 
@@ -167,7 +169,7 @@ def _fit(
     seed: int,
     progress: bool,
 ) -> dict[str, Interpreter]:
-    return fit_layers(
+    fitted = fit_layers(
         network,
         layers,
         autoencoder,
@@ -183,6 +185,7 @@ def _fit(
         blocks=effort.blocks,
         width=effort.width,
         depth=effort.depth,
+        wide_embedder=WIDE,
         optimizer="muon",
         weight_decay=effort.weight_decay,
         cache=_cache(),
@@ -193,6 +196,9 @@ def _fit(
         processes=min(effort.processes, cores()),
         progress=progress,
     )
+    for interpreter in fitted.values():
+        interpreter.half = bfloat16()
+    return fitted
 
 
 def _cache() -> CacheOptions:

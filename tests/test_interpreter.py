@@ -5,7 +5,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from invariances import zoo
 from invariances.autoencoder import VAE
+from invariances.data.shapes import Shapes
 from invariances.errors import UserError
 from invariances.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
@@ -54,6 +56,19 @@ def test_temperature_zero_gives_one_picture(interpreter, images):
     samples = interpreter.sample(images, 3, temperature=0)
     assert torch.allclose(samples[:, 0], samples[:, 1], atol=1e-5)
     assert (samples[0] - samples[1]).abs().max() > 1e-3
+
+
+def test_half_precision_decodes_to_the_same_picture_but_for_a_few_levels_of_255():
+    world, classifier, vae = Shapes(8, seed=2), zoo.load("shapes_shape"), zoo.load("shapes_vae")
+    representation = Representation(classifier, "logits")
+    interpreter = Interpreter(representation, vae, ConditionalFlow(64, (8,), blocks=1, width=8)).eval()
+    images = world.images(range(8))
+    exact = interpreter.reconstruct(images)
+    interpreter.half = True
+    apart = (interpreter.reconstruct(images) - exact).abs()
+    assert apart.dtype == torch.float32
+    assert 0 < apart.mean() < 0.5 * 2 / 255
+    assert apart.max() < 8 * 2 / 255
 
 
 def test_a_picture_mixed_with_itself_is_its_reconstruction(interpreter, images):

@@ -345,6 +345,15 @@ def test_fit_in_python_gives_interpreters_for_several_layers_of_one_pass(setup, 
         assert torch.equal(a, b)
 
 
+def test_embedders_are_wide_where_they_are_asked_to_be(setup, tmp_path):
+    _, vae, _ = setup
+    cache = CacheOptions(folder=str(tmp_path / "features"))
+    for given, wide in ((True, [True, True]), (["4"], [False, True]), (False, [False, False])):
+        options = {**SMALL, "steps": 1, "wide_embedder": given, "cache": cache}
+        made = fit_layers(small_network(), ["0", "4"], vae, Colours(), output=None, **options)
+        assert [each.flow.config["wide_embedder"] for each in made.values()] == wide
+
+
 def test_a_flow_that_reads_maps_is_known_to_take_longer_and_is_left_as_it_was(setup):
     _, vae, _ = setup
     flows = [
@@ -372,6 +381,7 @@ def test_fit_keeps_a_folder_that_loads_and_numbers_the_next(setup, tmp_path):
     assert config["model"]["layer"] == "4"
     assert config["model"]["network"] is None
     assert config["trainer"]["max_steps"] == 6
+    assert config["model"]["wide_embedder"] is False
     longer = fit(small_network(), "4", vae, Colours(), output=pattern, resume=True, **{**options, "steps": 9})
     assert not torch.equal(longer.encode(images), made.encode(images))
 

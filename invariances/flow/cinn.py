@@ -35,6 +35,7 @@ class ConditionalFlow(nn.Module):
             average-pooled AnimalFaces ResNet has 6). Maps need no number: see `MapEmbedder`.
         probabilities: the representation is a softmax: its logarithm is embedded (the published flows embed
             probabilities as they are, and so lose what lies in the faint ones).
+        wide_embedder: no narrow hidden layers in the embedder (see `Embedder`): finds more, costs more.
 
     Raises:
         UserError: where a size is impossible, or a tensor has another shape than announced here.
@@ -49,6 +50,7 @@ class ConditionalFlow(nn.Module):
         depth: int = 2,
         embedder_depth: int = VECTOR_DEPTH,
         probabilities: bool = False,
+        wide_embedder: bool = False,
     ) -> None:
         super().__init__()
         shape = [int(size) for size in representation_shape or ()]
@@ -65,8 +67,9 @@ class ConditionalFlow(nn.Module):
             "depth": depth,
             "embedder_depth": embedder_depth,
             "probabilities": probabilities,
+            "wide_embedder": wide_embedder,
         }
-        self.embedder = Embedder(shape, latent_dim, embedder_depth)
+        self.embedder = Embedder(shape, latent_dim, embedder_depth, wide_embedder)
         self.blocks = nn.ModuleList(
             FlowBlock(latent_dim, self.embedder.outputs, width, depth) for _ in range(blocks)
         )

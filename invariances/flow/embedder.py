@@ -11,6 +11,8 @@ from torch.nn import functional as F
 from .layers import LIMIT, ActNorm
 
 VECTOR_DEPTH = 4
+WIDE = 256
+"""Least width of a wide embedder's hidden layers; for the convolutions of maps 4 × their inputs, where that is less."""
 _LEAST_PROBABILITY = 1e-12
 
 
@@ -40,11 +42,15 @@ class Pointwise(nn.Linear):
 
 
 class VectorEmbedder(nn.Sequential):
-    """C → … → D, `depth` widths linspace(C, D, depth): linear layers, ActNorm and LeakyReLU(0.2) between."""
+    """C → … → D, `depth` widths linspace(C, D, depth): linear layers, ActNorm and LeakyReLU(0.2) between.
 
-    def __init__(self, channels: int, outputs: int, depth: int = VECTOR_DEPTH) -> None:
+    No hidden one is narrower than `least`.
+    """
+
+    def __init__(self, channels: int, outputs: int, depth: int = VECTOR_DEPTH, least: int = 0) -> None:
         step = (outputs - channels) / (depth - 1)
-        widths = [*(int(channels + i * step) for i in range(depth - 1)), outputs]
+        hidden = [max(least, int(channels + i * step)) for i in range(1, depth - 1)]
+        widths = [channels, *hidden, outputs]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
             layers += [Pointwise(i, o), ActNorm(o), nn.LeakyReLU(0.2)]
@@ -55,14 +61,14 @@ class MapEmbedder(nn.Sequential):
     """(C, H, W) → D by n strided 4×4 convolutions and one convolution as large as what is left.
 
     The strided ones have no bias, widths 64, 128, 256, … (at most 1024), each with ActNorm and
-    LeakyReLU(0.2); n is `halvings(H, W)`, 0 for maps below 6 px.
+    LeakyReLU(0.2); n is `halvings(H, W)`, 0 for maps below 6 px. None is narrower than min(`least`, 4 × its inputs).
     """
 
-    def __init__(self, channels: int, height: int, width: int, outputs: int) -> None:
+    def __init__(self, channels: int, height: int, width: int, outputs: int, least: int = 0) -> None:
         layers: list[nn.Module] = []
         n = halvings(height, width)
         for i in range(n):
-            inner = min(1024, 64 * 2**i)
+            inner = max(min(1024, 64 * 2**i), min(least, 4 * channels))
             layers += [
                 nn.Conv2d(channels, inner, 4, stride=2, padding=1, bias=False),
                 ActNorm(inner),
@@ -80,18 +86,23 @@ class Embedder(nn.Module):
         shape: of the representation without batch: (C,), (C, H, W) or ().
         outputs: D.
         depth: of a vector's embedder (widths, ends included).
+        wide: hidden layers have at least `WIDE` units; the published ones can be as narrow as the representation
+            or the latent, and then pass on only its strongest directions.
     """
 
-    def __init__(self, shape: Sequence[int], outputs: int, depth: int = VECTOR_DEPTH) -> None:
+    def __init__(
+        self, shape: Sequence[int], outputs: int, depth: int = VECTOR_DEPTH, wide: bool = False
+    ) -> None:
         super().__init__()
         self.outputs = outputs if shape else 0
+        least = WIDE if wide else 0
         self.net: nn.Module
         if not shape:
             self.net = nn.Identity()
         elif len(shape) == 1:
-            self.net = VectorEmbedder(shape[0], outputs, depth)
+            self.net = VectorEmbedder(shape[0], outputs, depth, least)
         else:
-            self.net = MapEmbedder(shape[0], shape[1], shape[2], outputs)
+            self.net = MapEmbedder(shape[0], shape[1], shape[2], outputs, least)
 
     def forward(self, representation: Tensor) -> Tensor:
         """(N, D) from a representation of the shape announced; |e| is held below 1e12."""

@@ -31,6 +31,7 @@ CONFIGS = st.fixed_dictionaries(
         "width": st.integers(1, 24),
         "depth": st.integers(0, 2),
         "embedder_depth": st.integers(2, 6),
+        "wide_embedder": st.booleans(),
     }
 )
 SEEDS = st.integers(0, 2**20)
@@ -206,12 +207,22 @@ def test_embedder_follows_the_representation():
     assert {size: halvings(size, size) for size in published} == published
     assert [halvings(size, size) for size in range(1, 7)] == [0, 0, 0, 0, 0, 1]
     assert all(halvings(s, s) == max(0, min(5, math.floor(math.log2(s / 3)))) for s in range(1, 400))
-    widths = [
-        w.shape[0]
-        for n, w in ConditionalFlow(128, (4096,), blocks=1).embedder.named_parameters()
-        if n.endswith("weight")
-    ]
-    assert widths == [2773, 1450, 128]
+    assert embedder_widths(128, (4096,)) == [2773, 1450, 128]
+    assert embedder_widths(64, (32, 16, 16)) == [64, 128, 64]
+
+
+def test_a_wide_embedder_has_no_narrow_hidden_layer():
+    assert embedder_widths(64, (8,)) == [26, 45, 64]
+    assert embedder_widths(64, (8,), wide_embedder=True) == [256, 256, 64]
+    assert embedder_widths(128, (4096,), wide_embedder=True) == [2773, 1450, 128]
+    assert embedder_widths(64, (64, 8, 8), wide_embedder=True) == [256, 64]
+    assert embedder_widths(64, (32, 16, 16), wide_embedder=True) == [128, 256, 64]
+    assert embedder_widths(64, (3, 64, 64), wide_embedder=True) == [64, 256, 256, 512, 64]
+
+
+def embedder_widths(latent_dim, shape, **options):
+    flow = ConditionalFlow(latent_dim, shape, blocks=1, width=8, **options)
+    return [len(w) for name, w in flow.embedder.named_parameters() if name.endswith("weight")]
 
 
 def test_wrong_shapes_get_a_sentence():
