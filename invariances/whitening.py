@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -159,8 +161,7 @@ def read_out(
     features, wanted = torch.cat(seen).float(), torch.cat(latents).float()
     wanted = (wanted - wanted.mean(0)) / wanted.std(0).clamp(min=1e-6)
     centre = features.mean(0)
-    features = features - centre
-    weight = _ridge_regression(features, wanted)(_best_ridge(features, wanted, ridges))
+    weight = _best_regression(features - centre, wanted, ridges)
     last.weight.copy_(weight.reshape(last.weight.shape).to(last.weight))
     if last.bias is not None:
         last.bias.copy_((-weight @ centre.to(weight)).to(last.bias))
@@ -177,30 +178,48 @@ def _most_rows(flow: ConditionalFlow) -> int:
     return _MOST_PICTURES if last is None or last.weight[0].numel() <= _MOST_INPUTS else _MOST_INPUTS
 
 
-def _best_ridge(features: Tensor, wanted: Tensor, ridges: Sequence[float]) -> float:
-    """The one whose guess, made from four fifths of the rows, is nearest to the others."""
+def _best_regression(features: Tensor, wanted: Tensor, ridges: Sequence[float]) -> Tensor:
+    """Weights (D, K) for the ridge whose guess, made from four fifths of the rows, is nearest to the others."""
     known = max(1, len(features) * 4 // 5)
+    tall = known >= features.shape[1]
+    products = (features.T @ features if tall else features @ features.T).double()
+    targets = (features.T @ wanted if tall else wanted).double()
+    solve = partial(_ridge_regression, tall=tall)
     if known == len(features):
-        return max(ridges)
-    weights = _ridge_regression(features[:known], wanted[:known])
+        return solve(products, targets, features, max(ridges))
+    others, unseen = features[known:], wanted[known:]
+    if tall:
+        some = products - (others.T @ others).double(), targets - (others.T @ unseen).double()
+    else:
+        some = products[:known, :known], targets[:known]
 
     def error(ridge: float) -> float:
-        guess = features[known:] @ weights(ridge).to(features).T
-        return float((guess - wanted[known:]).square().mean())
+        guess = others @ solve(*some, features[:known], ridge).to(others).T
+        return float((guess - unseen).square().mean())
 
-    return min(ridges, key=error)
+    best, lowest = max(ridges), math.inf
+    for ridge in sorted(ridges, reverse=True):
+        if (each := error(ridge)) > lowest:
+            break  # it has one minimum
+        best, lowest = ridge, each
+    return solve(products, targets, features, best)
 
 
-def _ridge_regression(features: Tensor, wanted: Tensor) -> Callable[[float], Tensor]:
-    """λ ↦ (FᵀF + λsI)⁻¹ Fᵀ z̄ = Fᵀ (FFᵀ + λsI)⁻¹ z̄, transposed (D, K), by the smaller product; s is F's mean energy."""
-    energy = float(features.double().square().sum()) / features.shape[1]
-    tall = len(features) >= features.shape[1]
-    gram = (features.T @ features if tall else features @ features.T).double()
-    target = (features.T @ wanted if tall else wanted).double()
+def _ridge_regression(
+    products: Tensor, targets: Tensor, features: Tensor, ridge: float, tall: bool
+) -> Tensor:
+    """((FᵀF + λsI)⁻¹ Fᵀz̄)ᵀ = (Fᵀ(FFᵀ + λsI)⁻¹ z̄)ᵀ, (D, K), by the smaller product; s is the mean energy of F's columns.
 
-    def weights(ridge: float) -> Tensor:
-        regularised = gram + torch.eye(len(gram)).to(gram) * (ridge * energy + 1e-12)
-        solved: Tensor = torch.linalg.solve(regularised, target)
-        return (solved if tall else features.T.double() @ solved).T
-
+    Args:
+        products: FᵀF if `tall`, else FFᵀ.
+        targets: Fᵀz̄ if `tall`, else z̄.
+        features: F, (rows, K).
+        ridge: λ.
+        tall: Whether F has more rows than columns.
+    """
+    shift = ridge * float(products.trace()) / features.shape[1] + 1e-12
+    regularised = products + shift * torch.eye(len(products)).to(products)
+    factor, failed = torch.linalg.cholesky_ex(regularised)
+    solved = torch.linalg.solve(regularised, targets) if failed else torch.cholesky_solve(targets, factor)
+    weights: Tensor = (solved if tall else features.T.double() @ solved).T
     return weights
