@@ -159,9 +159,11 @@ def read_out(
             break
     hook.remove()
     features, wanted = torch.cat(seen).float(), torch.cat(latents).float()
+    seen.clear()
     wanted = (wanted - wanted.mean(0)) / wanted.std(0).clamp(min=1e-6)
     centre = features.mean(0)
-    weight = _best_regression(features - centre, wanted, ridges)
+    features -= centre
+    weight = _best_regression(features, wanted, ridges)
     last.weight.copy_(weight.reshape(last.weight.shape).to(last.weight))
     if last.bias is not None:
         last.bias.copy_((-weight @ centre.to(weight)).to(last.bias))
