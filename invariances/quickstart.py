@@ -36,7 +36,7 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": 1.0, "stage3": 0.9, "pool": 0.65, "softmax": 1.5}
+LAYERS = {"stage2": 1.0, "stage3": 0.9, "pool": 0.65, "softmax": 1.3}
 """Layers, and the share of the usual steps that each needs to find what its representation holds."""
 WIDE = ("stage3", "pool")
 """Layers whose flow has a wide embedder: what it costs there is less than what it finds."""

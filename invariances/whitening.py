@@ -16,7 +16,7 @@ from .features import Features, seeded
 from .flow import ConditionalFlow
 
 _FAINTEST = 1e-5
-_MOST_PICTURES, _MOST_VALUES, _PICTURES_AT_ONCE = 10_000, 50_000_000, 64
+_MOST_PICTURES, _MOST_VALUES, _PICTURES_AT_ONCE = 10_000, 25_000_000, 64
 _MOST_INPUTS, _MOST_PATCH_VALUES = 5000, 10_000_000
 RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
@@ -24,7 +24,7 @@ RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, progress: bool = False) -> None:
     """`whiten_embedder`, then `read_out`, with pictures drawn from those to train on: 5,000 to 10,000.
 
-    Where these do not fit into 200 MB, as many as do are whitened, and the read-out passes over all in small parts.
+    Where these do not fit into 100 MB, as many as do are whitened, and the read-out passes over all in small parts.
 
     Args:
         flow: A new one.
@@ -53,7 +53,11 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
         for start, (some, mean) in zip(range(0, len(few), _PICTURES_AT_ONCE), read(few)):
             z[start : start + len(some)], latent[start : start + len(some)] = some, mean
         whiten_embedder(flow, z, seed)
-        read_out(flow, read(chosen) if again else [(z, latent)])
+        pairs: Iterable[tuple[Tensor, Tensor]] = [(z, latent)]
+        if again:
+            del z, latent
+            pairs = read(chosen)
+        read_out(flow, pairs)
 
 
 @torch.no_grad()
@@ -90,7 +94,10 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
         layer.weight.copy_(components.reshape(layer.weight.shape).to(layer.weight))
         if layer.bias is not None:
             layer.bias.copy_(-(components @ rows.mean(0).cpu().double()).to(layer.bias))
-        x = torch.cat([nn.Sequential(*parts[start:stop])(each) for each in torch.split(x, 1000)])
+        given = torch.split(x, 1000)
+        if stop == learning[-1]:
+            given = given[:1]  # what follows the last of these layers is only to see some pictures
+        x = torch.cat([nn.Sequential(*parts[start:stop])(each) for each in given])
 
 
 def _inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:
@@ -219,8 +226,8 @@ def _ridge_regression(
         ridge: λ.
         tall: Whether F has more rows than columns.
     """
-    shift = ridge * float(products.trace()) / features.shape[1] + 1e-12
-    regularised = products + shift * torch.eye(len(products)).to(products)
+    regularised = products.clone()
+    regularised.diagonal().add_(ridge * float(products.trace()) / features.shape[1] + 1e-12)
     factor, failed = torch.linalg.cholesky_ex(regularised)
     solved = torch.linalg.solve(regularised, targets) if failed else torch.cholesky_solve(targets, factor)
     weights: Tensor = (solved if tall else features.T.double() @ solved).T
