@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,7 @@ class Effort:
         blocks: of each flow.
         width: of each flow's hidden layers.
         depth: hidden layers after the first.
+        wide: layers whose flow has a wide embedder.
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
         processes: flows that train at once; at most as many as there are cores.
@@ -72,6 +73,7 @@ class Effort:
     blocks: int = 6
     width: int = 128
     depth: int = 1
+    wide: Collection[str] = WIDE
     held_out: int = 320
     samples: int = 4
     processes: int = 2
@@ -185,7 +187,7 @@ def _fit(
         blocks=effort.blocks,
         width=effort.width,
         depth=effort.depth,
-        wide_embedder=WIDE,
+        wide_embedder=effort.wide,
         optimizer="muon",
         weight_decay=effort.weight_decay,
         cache=_cache(),

@@ -39,17 +39,15 @@ def test_embedding_starts_as_a_guess_of_the_latent(shape, bound):
     assert unexplained < bound
 
 
-@pytest.mark.parametrize("shape", [(6,), (6, 2, 2)])
-def test_a_wide_embedder_guesses_what_is_no_line_of_the_representation(shape):
+def test_a_wide_embedder_guesses_what_is_no_line_of_the_representation():
     def world(seed):
-        z = torch.randn(6000, *shape, generator=torch.Generator().manual_seed(seed))
-        told = z.flatten(1)[:, :4]
-        return z, torch.stack([told[:, 0] * told[:, 1], told[:, 2] ** 2, told[:, 3].abs()], dim=1)
+        z = torch.randn(6000, 6, generator=torch.Generator().manual_seed(seed))
+        return z, torch.stack([z[:, 0] * z[:, 1], z[:, 2] ** 2, z[:, 3].abs()], dim=1)
 
     unexplained = {}
     for wide in (False, True):
         torch.manual_seed(0)
-        flow = ConditionalFlow(3, shape, blocks=1, width=8, wide_embedder=wide)
+        flow = ConditionalFlow(3, (6,), blocks=1, width=8, wide_embedder=wide)
         z, latent = world(0)
         whiten_embedder(flow, z)
         read_out(flow, [(z, latent)])

@@ -61,8 +61,7 @@ class MapEmbedder(nn.Sequential):
     """(C, H, W) → D by n strided 4×4 convolutions and one convolution as large as what is left.
 
     The strided ones have no bias, widths 64, 128, 256, … (at most 1024), each with ActNorm and
-    LeakyReLU(0.2); n is `halvings(H, W)`, 0 for maps below 6 px. None is narrower than min(`least`, 4 × its inputs),
-    and where there is none, one as large as the map leads to a hidden layer of `least` units.
+    LeakyReLU(0.2); n is `halvings(H, W)`, 0 for maps below 6 px. None is narrower than min(`least`, 4 × its inputs).
     """
 
     def __init__(self, channels: int, height: int, width: int, outputs: int, least: int = 0) -> None:
@@ -77,9 +76,6 @@ class MapEmbedder(nn.Sequential):
             ]
             channels = inner
         left = (height >> n, width >> n)
-        if least and not n:
-            layers += [nn.Conv2d(channels, least, left, bias=False), ActNorm(least), nn.LeakyReLU(0.2)]
-            channels, left = least, (1, 1)
         super().__init__(*layers, nn.Conv2d(channels, outputs, left), nn.Flatten())
 
 
