@@ -36,6 +36,7 @@ def quickstart(
     """
     from dataclasses import replace
     from pathlib import Path
+    from typing import Any
 
     from invariances.errors import UserError
     from invariances.quickstart import PAGE, Effort
@@ -51,7 +52,8 @@ def quickstart(
         least = 2 if name == "held_out" else 1
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}; give at least {least}")
-    effort = replace(Effort(), **{name: value for name, value in given.items() if value is not None})
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    effort = replace(Effort(), **chosen)
     summary = run(output, images=images, network=network, layers=layers, effort=effort, seed=seed)
     last = list(summary["layers"])[-1]
     folder = Path(output) / "runs" / f"{summary['network']}_{last}"
