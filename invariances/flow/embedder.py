@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from .layers import LIMIT, ActNorm
 
 VECTOR_DEPTH = 4
-WIDE = 256
+WIDE_MAP, WIDE_VECTOR = 256, 1024
 """Least width of a wide embedder's hidden layers; for the convolutions of maps 4 × their inputs, where that is less."""
 _LEAST_PROBABILITY = 1e-12
 
@@ -44,13 +44,13 @@ class Pointwise(nn.Linear):
 class VectorEmbedder(nn.Sequential):
     """C → … → D, `depth` widths linspace(C, D, depth): linear layers, ActNorm and LeakyReLU(0.2) between.
 
-    No hidden one is narrower than `least`.
+    Where `least` is given, C → max(C, `least`) → D: one hidden layer, which no direction is too faint for.
     """
 
     def __init__(self, channels: int, outputs: int, depth: int = VECTOR_DEPTH, least: int = 0) -> None:
         step = (outputs - channels) / (depth - 1)
-        hidden = [max(least, int(channels + i * step)) for i in range(1, depth - 1)]
-        widths = [channels, *hidden, outputs]
+        hidden = [int(channels + i * step) for i in range(1, depth - 1)]
+        widths = [channels, *([max(channels, least)] if least else hidden), outputs]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
             layers += [Pointwise(i, o), ActNorm(o), nn.LeakyReLU(0.2)]
@@ -86,8 +86,8 @@ class Embedder(nn.Module):
         shape: of the representation without batch: (C,), (C, H, W) or ().
         outputs: D.
         depth: of a vector's embedder (widths, ends included).
-        wide: hidden layers have at least `WIDE` units; the published ones can be as narrow as the representation
-            or the latent, and then pass on only its strongest directions.
+        wide: hidden layers have at least `WIDE_MAP` channels or `WIDE_VECTOR` units; the published ones can be as
+            narrow as the representation or the latent, and then pass on only its strongest directions.
     """
 
     def __init__(
@@ -95,14 +95,13 @@ class Embedder(nn.Module):
     ) -> None:
         super().__init__()
         self.outputs = outputs if shape else 0
-        least = WIDE if wide else 0
         self.net: nn.Module
         if not shape:
             self.net = nn.Identity()
         elif len(shape) == 1:
-            self.net = VectorEmbedder(shape[0], outputs, depth, least)
+            self.net = VectorEmbedder(shape[0], outputs, depth, WIDE_VECTOR if wide else 0)
         else:
-            self.net = MapEmbedder(shape[0], shape[1], shape[2], outputs, least)
+            self.net = MapEmbedder(*shape, outputs, least=WIDE_MAP if wide else 0)
 
     def forward(self, representation: Tensor) -> Tensor:
         """(N, D) from a representation of the shape announced; |e| is held below 1e12."""

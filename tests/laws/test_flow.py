@@ -213,8 +213,8 @@ def test_embedder_follows_the_representation():
 
 def test_a_wide_embedder_has_no_narrow_hidden_layer():
     assert embedder_widths(64, (8,)) == [26, 45, 64]
-    assert embedder_widths(64, (8,), wide_embedder=True) == [256, 256, 64]
-    assert embedder_widths(128, (4096,), wide_embedder=True) == [2773, 1450, 128]
+    assert embedder_widths(64, (8,), wide_embedder=True) == [1024, 64]
+    assert embedder_widths(128, (2048,), wide_embedder=True) == [2048, 128]
     assert embedder_widths(64, (64, 8, 8), wide_embedder=True) == [256, 64]
     assert embedder_widths(64, (32, 16, 16), wide_embedder=True) == [128, 256, 64]
     assert embedder_widths(64, (128, 4, 4), wide_embedder=True) == [64]
