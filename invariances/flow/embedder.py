@@ -101,7 +101,7 @@ class Embedder(nn.Module):
         elif len(shape) == 1:
             self.net = VectorEmbedder(shape[0], outputs, depth, WIDE_VECTOR if wide else 0)
         else:
-            self.net = MapEmbedder(*shape, outputs, least=WIDE_MAP if wide else 0)
+            self.net = MapEmbedder(shape[0], shape[1], shape[2], outputs, WIDE_MAP if wide else 0)
 
     def forward(self, representation: Tensor) -> Tensor:
         """(N, D) from a representation of the shape announced; |e| is held below 1e12."""

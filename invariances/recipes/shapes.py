@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from invariances.autoencoder import VAE, load_autoencoder, save_autoencoder
 from invariances.autoencoder.training import Objective, Schedule, fit_autoencoder
@@ -40,12 +42,15 @@ CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
 """The world that each classifier sees, and its training steps."""
 PROBES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
     ("shapes_shape", ("stage1", "stage2", "stage3", "stage4"), 16, 3000),
-    ("shapes_shape", ("pool", "logits", "softmax"), 12, 3000),
+    ("shapes_shape", ("pool", "logits", "softmax"), 12, 4000),
     ("shapes_texture", ("stage2", "stage3"), 16, 3000),
-    ("shapes_texture", ("pool", "logits", "softmax"), 12, 3000),
-    ("shapes_cue", ("logits",), 12, 3000),
+    ("shapes_texture", ("pool", "logits", "softmax"), 12, 4000),
+    ("shapes_cue", ("logits",), 12, 4000),
 )
 """Network, layers, and the width and training steps of their probes; shorter ones miss what a layer shows faintly."""
+VECTORS, VECTOR_BATCH = 100_000, 512
+"""Pictures whose vectors are computed once for their probes, and how many a step of these sees; maps are computed
+anew, 96 at a step."""
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
 SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False)
 ENDLESS, TEST = 1_000_000, 2000
@@ -182,8 +187,10 @@ def build_reader(vae: nn.Module, steps: int, half: bool) -> FactorReader:
 def build_probes(
     network: nn.Module, layers: Sequence[str], width: int, steps: int, half: bool
 ) -> dict[str, FactorReader]:
-    """One probe for each layer, trained side by side, then calibrated on pictures of another seed."""
+    """One probe for each layer, all maps or all vectors, trained together, calibrated on pictures of another seed."""
     world, taps = Shapes(ENDLESS, seed=31), Representation.many(network, list(layers))
+    vectors = all(math.prod(taps[layer].shape[1:]) == 1 for layer in layers)
+    known = _features(taps, Shapes(min(VECTORS, steps * VECTOR_BATCH), seed=31)) if vectors else {}
     torch.manual_seed(0)
     probes = {
         layer: FactorReader(taps[layer].shape, width, probabilities=taps[layer].probabilities)
@@ -192,16 +199,18 @@ def build_probes(
 
     @torch.no_grad()
     def lesson(indices: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
+        if vectors:
+            return {layer: z[indices] for layer, z in known.items()}, world.factors(indices)
         batch = world.batch(indices)
         return dict(taps(batch["image"])), batch["factors"]
 
     fit_readers(
         probes,
         lesson,
-        ENDLESS,
+        len(known[layers[0]]) if vectors else ENDLESS,
         steps=steps,
-        batch_size=96,
-        half=half,
+        batch_size=VECTOR_BATCH if vectors else 96,
+        half=half and not vectors,
         description=f"probes of {', '.join(layers)}",
     )
     kept_out = Shapes(TEST, seed=CALIBRATION_SEED)
@@ -229,7 +238,9 @@ def _test() -> Shapes:
 
 @torch.no_grad()
 def _features(taps: Any, world: Shapes) -> dict[str, Tensor]:
-    parts = [taps(world.images(part)) for part in torch.split(torch.arange(len(world)), 250)]
+    chunks = torch.split(torch.arange(len(world)), 250)
+    bar = tqdm(chunks, desc=f"reading {', '.join(taps.names)}", unit="chunk", delay=5)
+    parts = [taps(world.images(part)) for part in bar]
     return {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
 
 
