@@ -91,9 +91,11 @@ def test_what_layers_of_the_shape_classifier_keep_by_their_probes(world, readers
     assert set(kept) == {"stage1", "stage2", "stage3", "stage4", "pool", "logits", "softmax"}
     for layer, shares in kept.items():
         assert shares["shape"] > 0.95, layer
-    for late in ("pool", "logits"):
-        assert abs(kept[late]["texture"]) < 0.1
+    textures = [kept[layer]["texture"] for layer in ("stage2", "stage3", "pool", "logits")]
+    assert all(later < earlier - 0.03 for earlier, later in pairwise(textures)), textures
+    assert abs(kept["logits"]["texture"]) < 0.1
     assert abs(kept["logits"]["foreground_hue"]) < 0.1
+    assert kept["pool"]["background_hue"] > 0.5
     order = [kept[layer]["foreground_hue"] for layer in ("stage2", "stage3", "stage4", "pool", "logits")]
     assert all(later < earlier - 0.05 for earlier, later in pairwise(order)), order
     assert kept["stage2"]["background_hue"] > 0.9
