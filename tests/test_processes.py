@@ -115,5 +115,5 @@ def test_a_signal_to_the_first_process_alone_saves_every_flow(jobs, tmp_path, si
 
     wait_for(METRICS, lines=2)  # a heading and a row: both have taken steps
     process.send_signal(signum)
-    assert process.wait(60) != 0
+    assert process.wait(120) != 0
     wait_for(LAST)
