@@ -212,7 +212,7 @@ def _best_regression(features: Tensor, wanted: Tensor, ridges: Sequence[float]) 
 
     best, lowest = max(ridges), math.inf
     for ridge in sorted(ridges, reverse=True):
-        if (each := error(ridge)) > lowest:
+        if not (each := error(ridge)) < lowest:
             break  # it has one minimum
         best, lowest = ridge, each
     return solve(products, targets, features, best)
