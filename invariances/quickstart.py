@@ -32,6 +32,7 @@ from .machine import bfloat16, cores
 from .own_pictures import WEIGHT_DECAY, layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
 from .recipes.shapes import CLASSIFIERS
+from .representation import Representation
 from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
@@ -40,7 +41,9 @@ LAYERS = {"stage2": 1.0, "stage3": 0.9, "pool": 0.65, "softmax": 1.3}
 """Layers, and the share of the usual steps that each needs to find what its representation holds."""
 WIDE = ("stage3", "pool")
 """Layers whose flow has a wide embedder: what it costs there is less than what it finds."""
-CUE_NETWORK, CUE_LAYER = "shapes_cue", "logits"
+CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.5
+"""The network that saw shape and texture agree, the layer that is sampled, and its share of the usual steps. No flow
+that trains in minutes draws the right texture from its logits (docs/shapes.md), so that these are only probed."""
 PAGE, SUMMARY = "index.html", "summary.json"
 
 
@@ -147,12 +150,14 @@ def quickstart(
             numbers |= {**seen, "factors": factors}
             probe = readers.get(f"{summary['network']}/{layer}")
             if probe is not None:
-                numbers["probe"] = probed_factors(fitted[layer], held_out, probe, truth)
+                numbers["probe"] = probed_factors(fitted[layer].representation, held_out, probe, truth)
         summary["layers"][layer] = numbers
     story = Story(summary, fitted, _shown(held_out, 6, seed))
     if own is None and network is None and layers is None:
-        summary["cue"] = _cue(training, held_out, folder, effort, readers, reconstruction, seed, progress)
-        story.conflict = conflict_pictures(8)
+        effort = replace(effort, steps=max(1, round(CUE_STEPS * effort.steps)))
+        cue = _fit(CUE_NETWORK, [CUE_LAYER], AUTOENCODER, training, held_out, folder, effort, seed, progress)
+        story.cue, story.conflict = cue[CUE_LAYER], conflict_pictures(8)
+        summary["cue"] = _cue(story.cue, held_out, readers, reconstruction, effort.samples, seed)
     summary["seconds"] = round(time.monotonic() - started, 1)
     with atomic(folder / SUMMARY) as draft:
         draft.write_text(json.dumps(finite(summary), indent=2) + "\n")
@@ -251,10 +256,10 @@ def sampled_factors(
 
 @torch.inference_mode()
 def probed_factors(
-    interpreter: Interpreter, world: Shapes, probe: FactorReader, truth: Mapping[str, Tensor]
+    representation: Representation, world: Shapes, probe: FactorReader, truth: Mapping[str, Tensor]
 ) -> dict[str, float]:
     """Share of every factor that the probe of this layer finds in it; see `kept_by_probe`."""
-    outputs = [probe(interpreter.represent(images)) for images in _all_images(world)]
+    outputs = [probe(representation(images)) for images in _all_images(world)]
     return kept_by_probe(torch.cat(outputs), truth)
 
 
@@ -273,32 +278,31 @@ def _read_reconstructions(
 
 
 def _cue(
-    training: Shapes,
-    held_out: Shapes,
-    folder: Path,
-    effort: Effort,
+    interpreter: Interpreter,
+    world: Shapes,
     readers: Mapping[str, FactorReader],
     reconstruction: Mapping[str, Tensor],
+    samples: int,
     seed: int,
-    progress: bool,
 ) -> dict[str, Any]:
-    """Which cue the network took that saw shape and texture agree: by samples, and by pictures where they conflict."""
-    effort = replace(effort, steps=max(1, effort.steps // 3))
-    fitted = _fit(CUE_NETWORK, [CUE_LAYER], AUTOENCODER, training, held_out, folder, effort, seed, progress)
-    truth = held_out.factors(range(len(held_out)))
-    factors, _ = sampled_factors(
-        fitted[CUE_LAYER], held_out, readers["reader"], truth, reconstruction, effort.samples, seed
-    )
-    probe = readers.get(f"{CUE_NETWORK}/{CUE_LAYER}")
-    found = {} if probe is None else probed_factors(fitted[CUE_LAYER], held_out, probe, truth)
+    """Which cue the network took that saw shape and texture agree: by samples, probes, and conflicting pictures."""
+    every = world.factors(range(len(world)))
+    truth = {name: every[name] for name in ("shape", "texture")}
+    kept, _ = sampled_factors(interpreter, world, readers["reader"], truth, reconstruction, samples, seed)
+
+    def probed(layer: str) -> dict[str, float]:
+        representation = Representation(interpreter.representation, layer)
+        return probed_factors(representation, world, readers[f"{CUE_NETWORK}/{layer}"], truth)
+
     conflict = cue_conflict(zoo.load(CUE_NETWORK))
     shape, texture = conflict["shape"], conflict["texture"]
     took = "shape" if shape > 2 * texture else "texture" if texture > 2 * shape else "both"
     return {
         "network": CUE_NETWORK,
-        "layer": CUE_LAYER,
-        "factors": {name: factors[name] for name in ("shape", "texture")},
-        "probe": {name: found[name] for name in ("shape", "texture") if name in found},
+        "layers": {
+            CUE_LAYER: {"factors": kept, "probe": probed(CUE_LAYER)},
+            "logits": {"probe": probed("logits")},
+        },
         "conflict": conflict,
         "took": took,
     }

@@ -41,12 +41,14 @@ class Story:
         summary: the numbers, as in summary.json.
         interpreters: by layer, in order.
         pictures: (N, 3, S, S) inputs to show.
-        conflict: pictures whose shape and texture disagree, where the page speaks of cues.
+        cue: of the network that could take either cue, where the page speaks of it.
+        conflict: pictures whose shape and texture disagree, for it.
     """
 
     summary: dict[str, Any]
     interpreters: Mapping[str, Interpreter]
     pictures: Tensor
+    cue: Interpreter | None = None
     conflict: Tensor | None = None
 
 
@@ -71,8 +73,9 @@ def write_page(story: Story, path: Path, seed: int) -> Path:
                 _samples(interpreter, story.pictures, seed), f"samples of {layer}", _caption(summary, layer)
             )
         ]
-    if "cue" in summary and story.conflict is not None:
-        sections["Shape or texture? A network that could take either"] = _cue(summary["cue"], story.conflict)
+    if story.cue is not None and story.conflict is not None:
+        section = _cue(story, story.cue, story.conflict, seed)
+        sections["Shape or texture? A network that could take either"] = section
     sections["Numbers"] = [
         table(*_numbers(summary["layers"])),
         paragraph(
@@ -168,24 +171,31 @@ def _listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def _cue(cue: Mapping[str, Any], conflict: Tensor) -> list[str]:
-    shares, kept, found = cue["conflict"], cue["factors"], cue["probe"]
-    probe = (
-        f"; a probe of that layer finds {found['shape']:.2f} and {found['texture']:.2f}, and what samples lack of that "
-        "this short flow has not learned"
-        if found
-        else ""
-    )
+def _cue(story: Story, interpreter: Interpreter, conflict: Tensor, seed: int) -> list[str]:
+    cue, layer = story.summary["cue"], interpreter.representation.layer
+    kept, found = cue["layers"][layer]["factors"], cue["layers"][layer]["probe"]
+    logits, shares = cue["layers"]["logits"]["probe"], cue["conflict"]
+    both = {cue["network"]: interpreter, story.summary["network"]: story.interpreters[layer]}
+    rows = {
+        f"{name}, {layer}": each.sample(conflict, 1, generator=seeded("cue", seed))[:, 0].cpu()
+        for name, each in both.items()
+    }
+    elsewhere = story.summary["layers"][layer]["factors"]["texture"]
     return [
         paragraph(
             f"{cue['network']} was trained where shape and texture always agreed, so that either would do. Samples "
-            f"of its {cue['layer']} keep {kept['shape']:.2f} of the shape and {kept['texture']:.2f} of the "
-            f"texture{probe}. "
-            f"Pictures in which the two disagree confirm it: it follows the shape in {100 * shares['shape']:.0f} %, "
-            f"the texture in {100 * shares['texture']:.0f} %, neither in {100 * shares['neither']:.0f} %. It "
+            f"of its {layer} keep {kept['shape']:.2f} of the shape and {kept['texture']:.2f} of the texture (a probe "
+            f"finds {found['shape']:.2f} and {found['texture']:.2f}); the shape classifier's, which never needed it, "
+            f"keep {elsewhere:.2f} of the texture. In the logits a probe still finds {logits['shape']:.2f} of the "
+            f"shape and {logits['texture']:.2f} of the texture. Pictures in which the two disagree confirm it: the "
+            f"network follows the shape in {100 * shares['shape']:.0f} %, the texture in "
+            f"{100 * shares['texture']:.0f} %, neither in {100 * shares['neither']:.0f} %. It "
             + ("took both, and is torn." if cue["took"] == "both" else f"took the {cue['took']}.")
         ),
-        picture(grid(conflict[None], scale=2), "pictures whose shape and texture name different classes"),
+        picture(
+            grid(torch.stack([conflict, *rows.values()]), row_labels=["picture", *rows], scale=2),
+            "pictures whose shape and texture name different classes, and samples of them",
+        ),
     ]
 
 

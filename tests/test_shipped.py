@@ -81,9 +81,10 @@ def test_what_layers_of_the_texture_classifier_keep_by_their_probes(world, reade
 
 
 def test_the_network_that_could_take_either_cue_keeps_both(world, readers) -> None:
-    kept = kept_of("shapes_cue", world, readers)["logits"]
-    assert kept["shape"] > 0.6
-    assert kept["texture"] > 0.6
+    kept = kept_of("shapes_cue", world, readers)
+    assert set(kept) == {"stage3", "logits"}
+    assert min(kept["stage3"]["shape"], kept["stage3"]["texture"]) > 0.95
+    assert min(kept["logits"]["shape"], kept["logits"]["texture"]) > 0.7
 
 
 def test_what_layers_of_the_shape_classifier_keep_by_their_probes(world, readers) -> None:

@@ -45,6 +45,7 @@ PROBES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
     ("shapes_shape", ("pool", "logits", "softmax"), 12, 4000),
     ("shapes_texture", ("stage2", "stage3"), 16, 3000),
     ("shapes_texture", ("pool", "logits", "softmax"), 12, 4000),
+    ("shapes_cue", ("stage3",), 12, 3000),
     ("shapes_cue", ("logits",), 12, 4000),
 )
 """Network, layers, and the width and training steps of their probes; shorter ones miss what a layer shows faintly."""

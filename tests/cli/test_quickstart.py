@@ -53,7 +53,14 @@ def test_without_arguments_the_drawn_world(tmp_path, capsys, monkeypatch) -> Non
         assert set(numbers) >= PLAIN
         assert set(numbers["factors"]) == set(numbers["probe"]) == set(FACTORS)
         assert isinstance(numbers["nll_bits_per_dim"], float)
-    assert set(summary["cue"]["conflict"]) == {"shape", "texture", "neither"}
+    cue = summary["cue"]
+    assert set(cue["conflict"]) == {"shape", "texture", "neither"}
+    assert (
+        set(cue["layers"]["stage3"]["factors"])
+        == set(cue["layers"]["stage3"]["probe"])
+        == {"shape", "texture"}
+    )
+    assert set(cue["layers"]["logits"]) == {"probe"}
     page = (tmp_path / "q" / "index.html").read_text()
     assert page.count("data:image") >= len(summary["layers"]) + 2
     assert not any(word in page for word in ("http:", "https:", 'src="/', "<script", "<link"))
