@@ -144,7 +144,7 @@ def fit_layers(
     )
     data.prepare(list(representations.values()), code)
     steps_of = {layer: steps if isinstance(steps, int) else steps[layer] for layer in layers}
-    wide = wide_embedder if isinstance(wide_embedder, Collection) else layers if wide_embedder else ()
+    wide = _layers_named(wide_embedder, layers)
     sizes = {
         layer: {"blocks": blocks, "width": width, "depth": depth, "wide_embedder": layer in wide}
         for layer in layers
@@ -217,6 +217,13 @@ def fit_layers(
 def _trained(**options: Any) -> dict[str, Tensor]:
     """The weights of one flow."""
     return fit(**options).flow.state_dict()
+
+
+def _layers_named(given: bool | Collection[str], layers: Sequence[str]) -> Collection[str]:
+    """All layers, none, or those named."""
+    if isinstance(given, bool):
+        return layers if given else ()
+    return [given] if isinstance(given, str) else given
 
 
 def _cost(flow: ConditionalFlow) -> int:

@@ -348,7 +348,8 @@ def test_fit_in_python_gives_interpreters_for_several_layers_of_one_pass(setup, 
 def test_embedders_are_wide_where_they_are_asked_to_be(setup, tmp_path):
     _, vae, _ = setup
     cache = CacheOptions(folder=str(tmp_path / "features"))
-    for given, wide in ((True, [True, True]), (["4"], [False, True]), (False, [False, False])):
+    cases = ((True, [True, True]), (["4"], [False, True]), ("4", [False, True]), ("04", [False, False]))
+    for given, wide in (*cases, (False, [False, False])):
         options = {**SMALL, "steps": 1, "wide_embedder": given, "cache": cache}
         made = fit_layers(small_network(), ["0", "4"], vae, Colours(), output=None, **options)
         assert [each.flow.config["wide_embedder"] for each in made.values()] == wide

@@ -49,9 +49,9 @@ PROBES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
     ("shapes_cue", ("logits",), 12, 4000),
 )
 """Network, layers, and the width and training steps of their probes; shorter ones miss what a layer shows faintly."""
-VECTORS, VECTOR_BATCH = 100_000, 512
-"""Pictures whose vectors are computed once for their probes, and how many a step of these sees; maps are computed
-anew, 96 at a step."""
+VECTORS, VECTOR_BATCH, PICTURE_BATCH = 100_000, 512, 96
+"""Pictures whose vectors are computed once for their probes, how many a step of these sees, and how many pictures are
+drawn anew for a step of other readers."""
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
 SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False)
 ENDLESS, TEST = 1_000_000, 2000
@@ -180,7 +180,13 @@ def build_reader(vae: nn.Module, steps: int, half: bool) -> FactorReader:
         return {"reader": torch.cat([decoded, drawn[count:]])}, batch["factors"]
 
     fit_readers(
-        {"reader": reader}, lesson, ENDLESS, steps=steps, batch_size=96, learning_rate=4e-3, half=half
+        {"reader": reader},
+        lesson,
+        ENDLESS,
+        steps=steps,
+        batch_size=PICTURE_BATCH,
+        learning_rate=4e-3,
+        half=half,
     )
     return reader
 
@@ -210,7 +216,7 @@ def build_probes(
         lesson,
         len(known[layers[0]]) if vectors else ENDLESS,
         steps=steps,
-        batch_size=VECTOR_BATCH if vectors else 96,
+        batch_size=VECTOR_BATCH if vectors else PICTURE_BATCH,
         half=half and not vectors,
         description=f"probes of {', '.join(layers)}",
     )
