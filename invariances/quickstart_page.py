@@ -176,7 +176,8 @@ def _cue(story: Story, interpreter: Interpreter, conflict: Tensor, seed: int) ->
     kept, found = cue["layers"][layer]["factors"], cue["layers"][layer]["probe"]
     logits, shares = cue["layers"]["logits"]["probe"], cue["conflict"]
     both = {cue["network"]: interpreter, story.summary["network"]: story.interpreters[layer]}
-    rows = {
+    rows = {"picture": conflict, "autoencoder": interpreter.reconstruct(conflict).cpu()}
+    rows |= {
         f"{name}, {layer}": each.sample(conflict, 1, generator=seeded("cue", seed))[:, 0].cpu()
         for name, each in both.items()
     }
@@ -193,7 +194,7 @@ def _cue(story: Story, interpreter: Interpreter, conflict: Tensor, seed: int) ->
             + ("took both, and is torn." if cue["took"] == "both" else f"took the {cue['took']}.")
         ),
         picture(
-            grid(torch.stack([conflict, *rows.values()]), row_labels=["picture", *rows], scale=2),
+            grid(torch.stack(list(rows.values())), row_labels=list(rows), scale=2),
             "pictures whose shape and texture name different classes, and samples of them",
         ),
     ]
