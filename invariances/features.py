@@ -13,7 +13,8 @@ from torch import Tensor
 from .autoencoder.posterior import DiagonalGaussian
 from .flow import ConditionalFlow
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Latents (B, D), representations (B, ...), and which items these are (B,)."""
 
 
 class Source(Protocol):
@@ -73,7 +74,7 @@ class Features:
 
 
 class FeatureStream:
-    """Batches (latent, representation); order and noise are functions of (seed, step, rank), nothing else.
+    """Batches (latent, representation, index); order and noise are functions of (seed, step, rank), nothing else.
 
     An epoch is one pass over all items in a fresh order, without the incomplete last batch. Lightning asks for
     `state_dict` when it saves, so that a resumed run goes on with the very next batch.
@@ -106,10 +107,11 @@ class FeatureStream:
             yield batch
 
     def at(self, step: int) -> Batch:
-        """The batch of one step: latents (B, D) drawn from the posteriors, representations (B, ...)."""
-        mean, logvar, z = self.features.batch(self.indices(step))
+        """The batch of one step: latents drawn from the posteriors, representations, and which items these are."""
+        indices = self.indices(step)
+        mean, logvar, z = self.features.batch(indices)
         noise = seeded("latent", self.seed, step, self.rank)
-        return DiagonalGaussian(mean, logvar).sample(noise), z
+        return DiagonalGaussian(mean, logvar).sample(noise), z, indices
 
     def indices(self, step: int) -> Tensor:
         """Which items step number `step` reads on this rank; (B,)."""
@@ -132,17 +134,19 @@ class FeatureStream:
 
 @torch.inference_mode()
 def negative_log_likelihood(
-    flow: ConditionalFlow, features: Features, *, rank: int = 0, world: int = 1
+    flow: ConditionalFlow, features: Features, *, gaussian: bool = False, rank: int = 0, world: int = 1
 ) -> Tensor:
     """(Σ −log p(z̄ | z) in nats, number of items), float64 (2,), over one rank's share of `features`.
 
-    Each latent is one draw from its posterior, the same one at every call.
+    Each latent is one draw from its posterior, the same one at every call. `gaussian`: by the density of the flow's
+    residual embedder instead of the flow's own.
     """
     device = next(flow.parameters()).device
     total = torch.zeros(2, dtype=torch.float64)
     flow.eval()
+    log_prob = flow.gaussian_log_prob if gaussian else flow.log_prob
     for indices, mean, logvar, z in features.chunks(rank=rank, world=world):
         latent = DiagonalGaussian(mean, logvar).sample(seeded("held out", int(indices[0])))
-        nll = -flow.log_prob(latent.to(device), z.to(device))
+        nll = -log_prob(latent.to(device), z.to(device))
         total += torch.tensor([float(nll.double().sum()), float(len(nll))], dtype=torch.float64)
     return total

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from .commands.parsing import explained, help_formatter, split_docstring
 from .errors import UserError
+from .flow.embedder import EmbedderKind
 from .interpreter import autoencoder_of
 from .learning_rate import RateSchedule
 from .representation import Representation
@@ -36,7 +37,8 @@ def flow_training(
     blocks: int = 20,
     width: int = 1024,
     depth: int = 2,
-    wide_embedder: bool = False,
+    embedder: EmbedderKind = "published",
+    embedder_width: int = 64,
     learning_rate: float | None = None,
     schedule: RateSchedule = "constant",
     warmup: int = 0,
@@ -45,6 +47,7 @@ def flow_training(
     optimizer: Optimizer = "adam",
     weight_decay: float = 0.0,
     whiten: bool = True,
+    regression: float = 0.35,
     seed: int = 0,
 ) -> FlowTraining:
     """What is studied, and the flow that learns.
@@ -59,7 +62,8 @@ def flow_training(
         blocks: Blocks of the flow.
         width: Of the hidden layers of its nets.
         depth: Hidden layers after the first.
-        wide_embedder: No hidden layer of the embedder is narrow: finds more of what a layer shows faintly, costs more.
+        embedder: "published", or "residual", which finds what a layer shows faintly, and in fewer steps.
+        embedder_width: Of a residual embedder: channels of its first halving block, or a 16th of its hidden units.
         learning_rate: Of Adam; 4.5e-6 × pictures per step by default, as published.
         schedule: "constant", or "cosine" down to zero at the last step.
         warmup: Steps over which the learning rate rises.
@@ -67,12 +71,19 @@ def flow_training(
         keep: "best", the weights of the lowest held-out loss, or "last", those of the last step.
         optimizer: "adam" as published, or "muon", which learns what a layer shows faintly in fewer steps.
         weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
-        whiten: Start the embedder at whitened principal components of the features and a linear guess of the latent.
+        whiten: Start a published embedder at whitened components of the features and a linear guess of the latent.
+        regression: Share of the steps, the first ones, in which a residual embedder learns to regress the latent.
         seed: Taken from seed_everything.
     """
     representation = Representation(network, layer, weights, size=size, token=token)
     code = autoencoder_of(autoencoder)
-    sizes: dict[str, Any] = {"blocks": blocks, "width": width, "depth": depth, "wide_embedder": wide_embedder}
+    sizes: dict[str, Any] = {
+        "blocks": blocks,
+        "width": width,
+        "depth": depth,
+        "embedder": embedder,
+        "embedder_width": embedder_width,
+    }
     flow = new_flow(representation, code, seed, **sizes)
     return FlowTraining(
         representation,
@@ -86,6 +97,7 @@ def flow_training(
         optimizer=optimizer,
         weight_decay=weight_decay,
         whiten=whiten,
+        regression=regression,
         seed=seed,
     )
 

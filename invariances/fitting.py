@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .cost import flops
 from .flow import ConditionalFlow
+from .flow.embedder import EmbedderKind
 from .interpreter import Interpreter, autoencoder_of
 from .learning_rate import RateSchedule
 from .processes import in_processes
@@ -65,10 +66,12 @@ def fit_layers(
     optimizer: Optimizer = "adam",
     weight_decay: float = 0.0,
     whiten: bool = True,
+    regression: float = 0.35,
     blocks: int = 20,
     width: int = 1024,
     depth: int = 2,
-    wide_embedder: bool | Collection[str] = False,
+    embedder: EmbedderKind = "published",
+    embedder_width: int = 64,
     crop: Literal["center", "random"] = "center",
     views: int = 1,
     skip_broken: bool = False,
@@ -96,18 +99,20 @@ def fit_layers(
         steps: Training steps per layer, or of each layer by its name.
         batch_size: Pictures per step.
         learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `keep`, `optimizer`,
-            `weight_decay`, `whiten`.
+            `weight_decay`, `whiten`, `regression`.
         schedule: "constant" or "cosine".
         warmup: Steps of linear rise.
         ema: Decay of the weights' moving average; 0 for none.
         keep: The weights of the lowest held-out loss ("best"), or of the last step ("last").
         optimizer: "adam" or "muon".
         weight_decay: Decoupled, as of AdamW.
-        whiten: Start the embedder from the features.
-        blocks: As of `ConditionalFlow`, like `width`, `depth` and `wide_embedder`.
+        whiten: Start a published embedder from the features.
+        regression: Share of the steps in which a residual embedder learns.
+        blocks: As of `ConditionalFlow`, like `width`, `depth`, `embedder` and `embedder_width`.
         width: Of hidden layers.
         depth: Hidden layers after the first.
-        wide_embedder: No narrow hidden layers in the embedder, of all flows or of those for the layers named.
+        embedder: "published", or "residual", which finds what a layer shows faintly, and in fewer steps.
+        embedder_width: Of a residual embedder.
         crop: "center", or "random" with `views` crops per picture.
         views: Crops cached per picture.
         skip_broken: Leave broken pictures out instead of stopping.
@@ -144,13 +149,15 @@ def fit_layers(
     )
     data.prepare(list(representations.values()), code)
     steps_of = {layer: steps if isinstance(steps, int) else steps[layer] for layer in layers}
-    wide = _layers_named(wide_embedder, layers)
     sizes = {
-        layer: {"blocks": blocks, "width": width, "depth": depth, "wide_embedder": layer in wide}
-        for layer in layers
+        "blocks": blocks,
+        "width": width,
+        "depth": depth,
+        "embedder": embedder,
+        "embedder_width": embedder_width,
     }
     flows = {
-        layer: new_flow(representation, code, seed, **sizes[layer])
+        layer: new_flow(representation, code, seed, **sizes)
         for layer, representation in representations.items()
     }
     if min(processes, len(layers)) > 1:
@@ -172,6 +179,7 @@ def fit_layers(
         "optimizer": optimizer,
         "weight_decay": weight_decay,
         "whiten": whiten,
+        "regression": regression,
     }
     named = {"network": _name(network), "autoencoder": _name(autoencoder), "weights": _name(weights)}
     interpreters = {}
@@ -187,7 +195,7 @@ def fit_layers(
             config = {
                 "seed_everything": seed,
                 "trainer": trainer_options,
-                "model": {**named, "layer": layer, **sizes[layer], **learning},
+                "model": {**named, "layer": layer, **sizes, **learning},
                 "data": data.settings(),
                 "cache": asdict(data.cache),
                 "output": str(folder),
@@ -217,13 +225,6 @@ def fit_layers(
 def _trained(**options: Any) -> dict[str, Tensor]:
     """The weights of one flow."""
     return fit(**options).flow.state_dict()
-
-
-def _layers_named(given: bool | Collection[str], layers: Sequence[str]) -> Collection[str]:
-    """All layers, none, or those named."""
-    if isinstance(given, bool):
-        return layers if given else ()
-    return [given] if isinstance(given, str) else given
 
 
 def _cost(flow: ConditionalFlow) -> int:

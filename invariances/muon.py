@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,29 +44,35 @@ class MuonAdam(torch.optim.AdamW):
     convolutions (O, …) count as matrices (O, I).
 
     Args:
-        parameters: all that learns.
+        parameters: all that learns, or groups of it with options of their own, {"params": …, "lr": …}.
         matrices: those of them with two dimensions or more to be moved so.
         momentum: decay of the matrices' momentum.
         adam: as of `torch.optim.AdamW`; `weight_decay` (0 by default) shrinks matrices too.
 
-    Sources: Jordan et al. 2024; the step's size from Liu et al. 2025, "Muon is scalable for LLM training".
+    Every group becomes two: its matrices, then its others. Sources: Jordan et al. 2024; the step's size from Liu et al.
+    2025, "Muon is scalable for LLM training".
     """
 
     def __init__(
         self,
-        parameters: Iterable[Tensor],
+        parameters: Iterable[Tensor] | Sequence[Mapping[str, Any]],
         matrices: Iterable[Tensor],
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         **adam: Any,
     ) -> None:
-        moved = list(matrices)
-        known = {id(each) for each in moved}
-        others = [each for each in parameters if id(each) not in known]
-        groups: list[dict[str, Any]] = [
-            {"params": moved, "muon": momentum},
-            {"params": others, "muon": None},
-        ]
+        given = list(parameters)
+        known = {id(each) for each in matrices}
+        groups: list[dict[str, Any]] = []
+        for group in [{"params": given}] if given and isinstance(given[0], Tensor) else given:
+            options = dict(group)
+            members = list(options.pop("params"))
+            moved = [each for each in members if id(each) in known]
+            others = [each for each in members if id(each) not in known]
+            groups += [
+                {**options, "params": moved, "muon": momentum},
+                {**options, "params": others, "muon": None},
+            ]
         super().__init__(groups, weight_decay=weight_decay, **adam)
 
     @torch.no_grad()

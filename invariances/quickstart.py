@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from .evaluation.invariance import bits_per_dim, variance
 from .evaluation.run import finite
 from .feature_pass import images_at
 from .fitting import fit_layers
+from .flow.embedder import EmbedderKind
 from .interpreter import Interpreter
 from .machine import bfloat16, cores
 from .own_pictures import WEIGHT_DECAY, layers_worth_seeing, own_world
@@ -37,10 +38,8 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": 1.0, "stage3": 0.9, "pool": 0.65, "softmax": 1.3}
+LAYERS = {"stage2": 0.8, "stage3": 1.25, "pool": 1.0, "softmax": 1.3}
 """Layers, and the share of the usual steps that each needs to find what its representation holds."""
-WIDE = ("stage3", "pool")
-"""Layers whose flow has a wide embedder: what it costs there is less than what it finds."""
 CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.5
 """The network that saw shape and texture agree, the layer that is sampled, and its share of the usual steps. No flow
 that trains in minutes draws the right texture from its logits (docs/shapes.md), so that these are only probed."""
@@ -60,7 +59,9 @@ class Effort:
         blocks: of each flow.
         width: of each flow's hidden layers.
         depth: hidden layers after the first.
-        wide: layers whose flow has a wide embedder.
+        embedder: of each flow, "residual" or "published".
+        embedder_width: of a residual one.
+        regression: share of the steps in which it learns.
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
         processes: flows that train at once; at most as many as there are cores.
@@ -76,7 +77,9 @@ class Effort:
     blocks: int = 6
     width: int = 128
     depth: int = 1
-    wide: Collection[str] = WIDE
+    embedder: EmbedderKind = "residual"
+    embedder_width: int = 32
+    regression: float = 0.5
     held_out: int = 320
     samples: int = 4
     processes: int = 2
@@ -192,7 +195,9 @@ def _fit(
         blocks=effort.blocks,
         width=effort.width,
         depth=effort.depth,
-        wide_embedder=effort.wide,
+        embedder=effort.embedder,
+        embedder_width=effort.embedder_width,
+        regression=effort.regression,
         optimizer="muon",
         weight_decay=effort.weight_decay,
         cache=_cache(),

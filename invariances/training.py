@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from .errors import UserError
 from .features import Batch
@@ -23,6 +25,9 @@ Optimizer = Literal["adam", "muon"]
 Keep = Literal["best", "last"]
 PUBLISHED_RATE = 4.5e-6
 """Published learning rate per picture of a step."""
+_REGRESSION_ADAM = {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.2}
+"""How a residual embedder learns, whatever the pictures per step."""
+_MOST_REMEMBERED = 250_000_000
 
 
 class FlowTraining(LightningModule):
@@ -42,8 +47,11 @@ class FlowTraining(LightningModule):
         optimizer: "adam" as published, or "muon": the embedder's weight matrices by `MuonAdam`, which learns what a
             layer shows faintly in a fraction of the steps.
         weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
-        whiten: Start the embedder at whitened principal components and a linear guess of the latent; see
+        whiten: Start a published embedder at whitened principal components and a linear guess of the latent; see
             `start_embedder`.
+        regression: Share of the run's steps, the first ones, in which a residual embedder learns to regress the latent
+            (by `MuonAdam`, its learning rate rising to 0.02 and falling to zero again); the blocks learn in the others,
+            which `warmup` and `schedule` are of. A published embedder learns with the blocks from the first step on.
         seed: Of the order of the data and of the latents' noise.
     """
 
@@ -61,9 +69,12 @@ class FlowTraining(LightningModule):
         optimizer: Optimizer = "adam",
         weight_decay: float = 0.0,
         whiten: bool = True,
+        regression: float = 0.35,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not 0 <= regression < 1:
+            raise UserError(f"regression is {regression}, but a share of the steps lies in [0, 1); try 0.35")
         if not 0 <= ema < 1:
             raise UserError(f"ema is {ema}, but a moving average's decay lies in [0, 1); try 0.999")
         if learning_rate is not None and not learning_rate > 0:
@@ -82,6 +93,8 @@ class FlowTraining(LightningModule):
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
         self.optimizer, self.weight_decay = optimizer, weight_decay
         self.ema, self.whiten, self.seed = ema, whiten, seed
+        self.regression, self.regression_steps = regression, 0
+        self.gaussians: Tensor | None = None
         self.loss_sum, self.loss_count = torch.zeros(()), 0
 
     @property
@@ -100,6 +113,10 @@ class FlowTraining(LightningModule):
         measured = self.best is not None and self.lowest[0] > 0
         return self.best if measured else self.current  # type: ignore[return-value]
 
+    def regressing(self, step: int | None = None) -> bool:
+        """Whether the step of this number (from 0; by default the one to come) is one of the embedder's regression."""
+        return (self.global_step if step is None else step) < self.regression_steps
+
     def judge(self, step: int, held_out: float) -> None:
         """Remembers the lowest held-out loss (nats per dimension), its step, and the weights that reached it."""
         if held_out < self.lowest[1]:
@@ -116,15 +133,23 @@ class FlowTraining(LightningModule):
         return loss / self.flow.latent_dim + 0.5 * math.log(2 * math.pi)
 
     def setup(self, stage: str) -> None:
-        """Starts the embedder of a new run from the features."""
-        if self.whiten and self.trainer.ckpt_path is None:
+        """Starts a published embedder of a new run from the features."""
+        if self.whiten and self.flow.residual_embedder is None and self.trainer.ckpt_path is None:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             start_embedder(self.flow, data.features(self.layer), self.seed, data.progress)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """mean(½‖v‖²) − mean(log |det|), nats up to a constant."""
-        invariance, log_det = self.flow(*batch)
-        loss: Tensor = 0.5 * invariance.square().sum(dim=1).mean() - log_det.mean()
+        """mean(½‖v‖²) − mean(log |det|), or −mean(log N(z̄; μ, σ²)) of the regression; nats up to a constant."""
+        latent, z, indices = batch
+        if self.regressing():
+            constant = 0.5 * self.flow.latent_dim * math.log(2 * math.pi)
+            loss = -self.flow.gaussian_log_prob(latent, z).mean() - constant
+        else:
+            invariance, log_det = self.flow(latent, z, self._gaussian(indices))
+            loss = 0.5 * invariance.square().sum(dim=1).mean() - log_det.mean()
+        if self.trainer.world_size > 1:
+            for each in self._idle():  # DistributedDataParallel waits for a gradient of each parameter
+                loss = loss + 0 * each.sum()
         self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
         self.loss_count += 1
         if loss.device.type == "cpu":
@@ -150,9 +175,47 @@ class FlowTraining(LightningModule):
         total = self.trainer.strategy.reduce(total, reduce_op="sum")
         return float(total[0] / total[1])
 
+    def _gaussian(self, indices: Tensor) -> Tensor | None:
+        """What a residual embedder passes on of these items, looked up: after the regression it stays the same."""
+        if self.gaussians is None and self.flow.residual_embedder is not None:
+            self.gaussians = self._gaussians()
+        return None if self.gaussians is None else self.gaussians[indices]
+
+    @torch.no_grad()
+    def _gaussians(self) -> Tensor | None:
+        """Of all items, (n, 2 D); None where looking at each batch anew takes less time or much less memory."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        features = data.features(self.layer)
+        steps = self.trainer.estimated_stepping_batches - self.regression_steps
+        seen = steps * data.batch_size * self.trainer.world_size
+        if features.n > seen or features.n * self.flow.latent_dim > _MOST_REMEMBERED:
+            return None
+        with tqdm(total=features.n, desc="embeddings", unit="img", delay=2, disable=not data.progress) as bar:
+            parts = []
+            for _, _, _, z in features.chunks():
+                parts.append(self.flow.gaussian(z.to(self.device)))
+                bar.update(len(z))
+        return torch.cat(parts)
+
+    def _idle(self) -> list[Tensor]:
+        """Parameters that the step to come leaves alone."""
+        regression = {id(each) for each in self._regression_parameters()}
+        return [each for each in self.flow.parameters() if (id(each) in regression) != self.regressing()]
+
+    def _regression_parameters(self) -> list[Tensor]:
+        net = self.flow.residual_embedder
+        if net is None:
+            return []
+        return [*net.regression.parameters(), *net.latent_norm.parameters()]
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Leaves the optimizer nothing to do with parameters whose turn it is not."""
+        for each in self._idle():
+            each.grad = None
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Adam's step, then the moving average's: decay min(ema, step / (step + 10))."""
-        step = self.global_step
+        """The optimizer's step, then the average's: decay min(ema, step / (step + 10)), anew after a regression."""
+        step = self.global_step - (0 if self.regressing() else self.regression_steps)
         super().optimizer_step(*args, **kwargs)
         if self.average is None:
             return
@@ -177,22 +240,38 @@ class FlowTraining(LightningModule):
         if rate is None:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             rate = PUBLISHED_RATE * data.batch_size * self.trainer.world_size
-        parameters = self.flow.parameters()
         adam: dict[str, Any] = {
             "lr": rate,
             "betas": (0.5, 0.9),
             "weight_decay": self.weight_decay,
             "fused": True,
         }
-        optimizer: torch.optim.Optimizer
-        if self.optimizer == "muon":
-            matrices = [each for each in self.flow.embedder.parameters() if each.dim() > 1]
-            optimizer = MuonAdam(parameters, matrices, **adam)
-        else:
-            optimizer = torch.optim.AdamW(parameters, **adam)
-        factor = rate_factor(self.schedule, self.warmup, self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        first = self._regression_parameters()
+        known = {id(each) for each in first}
+        others = [each for each in self.flow.parameters() if id(each) not in known]
+        groups: list[dict[str, Any]] = [{"params": others, "regression": False}]
+        if first:
+            groups.append({"params": first, "regression": True, **_REGRESSION_ADAM})
+        moved = self.flow.embedder.parameters() if self.optimizer == "muon" else first
+        matrices = [each for each in moved if each.dim() > 1]
+        optimizer = MuonAdam(groups, matrices, **adam) if matrices else torch.optim.AdamW(groups, **adam)
+        factors = [self._rate_factor(group["regression"]) for group in optimizer.param_groups]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _rate_factor(self, regression: bool) -> Callable[[int], float]:
+        """The learning rate's factor at each step for what the regression, or the flow's loss, teaches; else 0."""
+        steps = self.trainer.estimated_stepping_batches
+        if self.flow.residual_embedder is not None and not self.regression_steps:
+            if not math.isfinite(steps):
+                raise UserError("a residual embedder needs to know how many steps there are; give max_steps")
+            self.regression_steps = int(self.regression * steps)
+        first = self.regression_steps
+        if regression:
+            factor = rate_factor("cosine", first // 5, first)
+            return lambda step: factor(step) if step < first else 0.0
+        factor = rate_factor(self.schedule, self.warmup, steps - first)
+        return lambda step: factor(step - first) if step >= first else 0.0
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this run to go on with it."""
@@ -212,6 +291,7 @@ class FlowTraining(LightningModule):
         self.check_finite()
         checkpoint["invariances"] = self.identity()
         checkpoint["lowest"] = self.lowest
+        checkpoint["regression_steps"] = self.regression_steps
         checkpoint["loss"] = (float(self.loss_sum), self.loss_count)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -228,6 +308,7 @@ class FlowTraining(LightningModule):
                     "use the config.yaml beside it, or start a new run"
                 )
         self.lowest = tuple(checkpoint["lowest"])
+        self.regression_steps = checkpoint["regression_steps"]
         total, self.loss_count = checkpoint["loss"]
         self.loss_sum = torch.tensor(total)
 

@@ -74,7 +74,7 @@ class Measure(Callback):
     """Rows of metrics: every `log_every_n_steps` steps, and at each epoch's end the held-out pictures' too.
 
     `nll` is the mean loss since the last row, `held_out_nll` that of the pictures held out, both in nats per
-    dimension; `learning_rate` is the last step's.
+    dimension (of the Gaussian that a residual embedder regresses, as long as it does); `learning_rate` is the step's.
     """
 
     def __init__(self) -> None:
@@ -97,20 +97,22 @@ class Measure(Callback):
             return
         pl_module.check_finite()
         row = {"epoch": float(trainer.current_epoch), "nll": pl_module.nats_per_dim(pl_module.take_loss())}
-        row["learning_rate"] = trainer.optimizers[0].param_groups[0]["lr"]
+        row["learning_rate"] = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         if last:
-            row["held_out_nll"] = self._held_out(trainer, pl_module)
+            regressed = pl_module.regressing(step - 1)
+            row["held_out_nll"] = self._held_out(trainer, pl_module, regressed)
             pl_module.log("held_out_nll", row["held_out_nll"], logger=False)
-            pl_module.judge(step, row["held_out_nll"])
+            if not regressed:
+                pl_module.judge(step, row["held_out_nll"])
         self.latest.update(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step)
 
     @staticmethod
-    def _held_out(trainer: Any, training: Any) -> float:
+    def _held_out(trainer: Any, training: Any, gaussian: bool) -> float:
         features = trainer.datamodule.held_out_features(training.layer)
         total = negative_log_likelihood(
-            training.current, features, rank=trainer.global_rank, world=trainer.world_size
+            training.current, features, gaussian=gaussian, rank=trainer.global_rank, world=trainer.world_size
         )
         training.train()
         total = trainer.strategy.reduce(total.to(training.device, torch.float32), reduce_op="sum")
@@ -130,6 +132,8 @@ class SampleGrids(Callback):
     ) -> None:
         """Draw where it is due."""
         step = trainer.global_step
+        if pl_module.regressing(step - 1):
+            return  # the flow has not begun to learn
         if step == trainer.max_steps or (self.every > 0 and step % self.every == 0):
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             self._draw(pl_module, data, step)
@@ -265,7 +269,7 @@ def _measure(trainer: Trainer) -> Measure:
 
 
 class Progress(Callback):
-    """A bar on stderr: steps, time left, loss and held-out loss in nats per dimension."""
+    """A bar on stderr: what learns, steps, time left, loss and held-out loss in nats per dimension."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
@@ -277,7 +281,7 @@ class Progress(Callback):
             self.bar = tqdm(
                 total=int(total) if total != float("inf") else None,
                 initial=trainer.global_step,
-                desc=f"flow for {pl_module.layer}",
+                desc=self._learning(pl_module),
                 unit="step",
                 file=sys.stderr,
                 dynamic_ncols=True,
@@ -290,12 +294,17 @@ class Progress(Callback):
         if self.bar is None:
             return
         if trainer.global_step % 10 == 0:
+            self.bar.set_description(self._learning(pl_module), refresh=False)
             shown = {"nats/dim": pl_module.nats_per_dim(float(outputs["loss"]))}
             latest = _measure(trainer).latest
             if "held_out_nll" in latest:
                 shown["held out"] = latest["held_out_nll"]
             self.bar.set_postfix({key: f"{value:.3f}" for key, value in shown.items()}, refresh=False)
         self.bar.update(trainer.global_step - self.bar.n)
+
+    @staticmethod
+    def _learning(training: Any) -> str:
+        return f"{'embedder' if training.regressing() else 'flow'} for {training.layer}"
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Say so where the flow has begun to learn its pictures by heart."""

@@ -1,4 +1,4 @@
-"""A start for the embedder that sees faint directions of a representation as well as strong ones."""
+"""A start for the published embedder that sees faint directions of a representation as well as strong ones."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     Where these do not fit into 100 MB, as many as do are whitened, and the read-out passes over all in small parts.
 
     Args:
-        flow: A new one.
+        flow: A new one; left as it is where its embedder is residual, as by both functions.
         features: Of the layer that the flow is for.
         seed: Of the choice of pictures and of the rotations.
         progress: A bar on stderr where reading takes long, as where the network has to run for it.
     """
-    if not flow.representation_shape:
+    if not flow.representation_shape or flow.residual_embedder is not None:
         return
     values = max(1, torch.Size(flow.representation_shape).numel())
     chosen = torch.randperm(features.n, generator=seeded("start", seed))[: _most_rows(flow)]
@@ -78,7 +78,7 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
         representation: (N, C) or (N, C, H, W) of some hundred pictures.
         seed: Of the rotations.
     """
-    if len(representation) < 2 or not flow.representation_shape:
+    if len(representation) < 2 or not flow.representation_shape or flow.residual_embedder is not None:
         return
     generator = torch.Generator().manual_seed(seed)
     flow.train()
@@ -153,7 +153,7 @@ def read_out(
         ridges: λ to choose from, as shares of the features' mean variance.
     """
     last = _last_layer(flow)
-    if last is None:
+    if last is None or flow.residual_embedder is not None:
         return
     seen: list[Tensor] = []
     latents, count, most = [], 0, _most_rows(flow)

@@ -63,9 +63,13 @@ def test_a_resumed_stream_goes_on_with_the_very_same_batches():
         other = FeatureStream(features, 4, seed=3)
         other.load_state_dict({"step": done})
         rest = [batch for _ in range(3) for batch in other]
-        for (a, b), (c, d) in zip(batches[done:], rest):
-            assert torch.equal(a, c)
-            assert torch.equal(b, d)
+        for whole_batch, batch in zip(batches[done:], rest):
+            assert all(torch.equal(*pair) for pair in zip(whole_batch, batch, strict=True))
+
+
+def test_batches_say_which_items_they_are_of():
+    _, z, indices = FeatureStream(Features(Table(20), "x"), 4, seed=3).at(2)
+    assert torch.equal(z[:, 0], indices * 10.0)
 
 
 def test_latents_are_drawn_anew_each_epoch_and_rank():
@@ -77,7 +81,7 @@ def test_latents_are_drawn_anew_each_epoch_and_rank():
     features = Features(Wide(8), "x")
     stream = FeatureStream(features, 8)
 
-    def noise(latent, z):
+    def noise(latent, z, _):
         return (latent - z / 10)[z[:, 0].argsort()]
 
     assert not torch.equal(noise(*stream.at(0)), noise(*stream.at(1)))

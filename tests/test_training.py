@@ -12,14 +12,18 @@ from torch.utils.data import Dataset
 from invariances.autoencoder import VAE
 from invariances.checkpoint_io import load_checkpoint
 from invariances.errors import UserError
+from invariances.features import Features, FeatureStream
 from invariances.fitting import _cost, fit, fit_layers
+from invariances.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
 from invariances.learning_rate import rate_factor
+from invariances.muon import MuonAdam
 from invariances.representation import Representation
 from invariances.run import LAST, METRICS, Stopped
 from invariances.training import FlowTraining, new_flow
 from invariances.training_data import CacheOptions, FeatureData
 from invariances.training_loop import Measure, parts, quiet
+from invariances.whitening import start_embedder
 
 
 class Colours(Dataset):
@@ -88,10 +92,22 @@ def terminate():
 
 
 def train(
-    setup, folder, steps=10, resume=False, act=None, every=1000, samples_every=0, progress=False, **options
+    setup,
+    folder,
+    steps=10,
+    resume=False,
+    act=None,
+    every=1000,
+    samples_every=0,
+    progress=False,
+    embedder="published",
+    **options,
 ):
     representation, vae, data = setup
-    flow = new_flow(representation, vae, 3, blocks=2, width=8, depth=1)
+    sizes = {"blocks": 2, "width": 8, "depth": 1}
+    if embedder != "published":
+        sizes |= {"embedder": embedder, "embedder_width": 2}
+    flow = new_flow(representation, vae, 3, **sizes)
     settings = {"schedule": "cosine", "warmup": 3, "ema": 0.9, "learning_rate": 1e-3, "seed": 7, **options}
     training = FlowTraining(representation, vae, flow, **settings)
     with quiet():
@@ -165,6 +181,114 @@ def test_a_run_by_muon_resumes_to_the_bit_and_is_not_taken_for_one_by_adam(setup
     with pytest.raises(UserError, match="another optimizer"):
         train(setup, tmp_path / "part", resume=True)
     assert_same_run(whole, tmp_path / "part", train(setup, tmp_path / "part", resume=True, **options))
+
+
+RESIDUAL = {"embedder": "residual", "regression": 0.4}
+
+
+@pytest.fixture(scope="module", params=["4", "0"])  # a layer of vectors, and one of maps
+def regressed(request, setup, tmp_path_factory):
+    """A whole run of 10 steps whose first four are the regression's, and its setup."""
+    representation, vae, _ = setup
+    of_layer = Representation(representation, request.param)
+    cache = CacheOptions(folder=str(tmp_path_factory.mktemp("features")))
+
+    def data():
+        made = FeatureData.of(Colours(), 0.25, batch_size=8, cache=cache, progress=False)
+        made.prepare([of_layer], vae)
+        return made
+
+    folder = tmp_path_factory.mktemp("regressed")
+    its = of_layer, vae, data
+    return its, (folder, train(its, folder, samples_every=2, **RESIDUAL))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_a_residual_embedder_learns_first_and_the_blocks_afterwards(setup, tmp_path, optimizer):
+    seen = {}
+
+    def keep(name, training):
+        seen[name] = {key: value.clone() for key, value in training.flow.named_parameters()}
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, *args):
+            keep(trainer.global_step, pl_module)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "At", lambda *_: Watch())
+        training = train(setup, tmp_path, act=(None, None), optimizer=optimizer, **RESIDUAL)
+    keep(10, training)
+
+    def moved(start, stop):
+        return {key for key, value in seen[stop].items() if not torch.equal(value, seen[start][key])}
+
+    def regression(key):
+        return "embedder.net.regression" in key or "latent_norm" in key
+
+    assert training.regression_steps == 4
+    assert moved(0, 4) == {key for key in seen[0] if regression(key)}
+    assert moved(4, 10) == {key for key in seen[0] if not regression(key)}
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 6])
+def test_a_stopped_regression_resumes_to_the_bit(regressed, tmp_path, stop):
+    its, whole = regressed
+    with pytest.raises(Stopped):
+        train(its, tmp_path, act=(stop, terminate), samples_every=2, **RESIDUAL)
+    assert_same_run(whole, tmp_path, train(its, tmp_path, resume=True, samples_every=2, **RESIDUAL))
+
+
+def test_a_regression_is_measured_by_its_own_density_and_draws_no_samples(regressed):
+    folder, training = regressed[1]
+    found = rows(folder)
+    assert [int(row["step"]) for row in found if row["held_out_nll"]] == [3, 6, 9, 10]
+    assert training.lowest[0] > 4
+    assert sorted(each.name for each in (folder / "samples").iterdir()) == [
+        f"step_{step:07d}.png" for step in (6, 8, 10)
+    ]
+    rates = [float(row["learning_rate"]) for row in found]
+    assert 0.01 < max(rates[:4]) <= 0.02
+    assert max(rates[4:]) <= 1e-3
+
+
+def test_a_residual_embedder_finds_what_is_no_line_of_the_representation():
+    class Pairs:
+        """A latent that is a product, a square and an absolute value of the representation's entries."""
+
+        n = 3000
+
+        def __init__(self):
+            z = torch.randn(self.n, 6, generator=torch.Generator().manual_seed(0))
+            self.z, self.latent = z, torch.stack([z[:, 0] * z[:, 1], z[:, 2] ** 2, z[:, 3].abs()], dim=1)
+
+        def shape(self, layer):
+            return (6,)
+
+        def batch(self, indices, layer):
+            latent = self.latent[indices]
+            return latent, torch.full_like(latent, -10.0), self.z[indices]
+
+    features = Features(Pairs(), "x")
+    found = {}
+    for kind in ("published", "residual"):
+        torch.manual_seed(0)
+        flow = ConditionalFlow(3, (6,), blocks=1, width=8, embedder=kind, embedder_width=4)
+        start_embedder(flow, features)
+        if kind == "residual":
+            stream = FeatureStream(features, 128)
+            matrices = [each for each in flow.embedder.parameters() if each.dim() > 1]
+            optimizer = MuonAdam(flow.embedder.parameters(), matrices, lr=0.02)
+            for step in range(200):
+                latent, z, _ = stream.at(step)
+                optimizer.zero_grad()
+                (-flow.gaussian_log_prob(latent, z).mean()).backward()
+                optimizer.step()
+        told = flow.eval().embed(features.batch(torch.arange(3000))[2]).detach()
+        told = torch.cat([told, torch.ones(3000, 1)], dim=1)
+        wanted = features.batch(torch.arange(3000))[0]
+        left = wanted - told @ torch.linalg.lstsq(told, wanted).solution
+        found[kind] = float((left.var(0) / wanted.var(0)).mean())
+    assert found["residual"] < 0.45 < 0.8 < found["published"], found
 
 
 def test_the_start_from_features_guesses_better_than_a_random_one(setup, tmp_path):
@@ -311,6 +435,8 @@ def test_rate_factor():
         {"optimizer": "sgd"},
         {"keep": "first"},
         {"weight_decay": -0.1},
+        {"regression": 1.0},
+        {"regression": -0.1},
     ],
 )
 def test_impossible_settings_are_refused(setup, options):
@@ -345,16 +471,6 @@ def test_fit_in_python_gives_interpreters_for_several_layers_of_one_pass(setup, 
         assert torch.equal(a, b)
 
 
-def test_embedders_are_wide_where_they_are_asked_to_be(setup, tmp_path):
-    _, vae, _ = setup
-    cache = CacheOptions(folder=str(tmp_path / "features"))
-    cases = ((True, [True, True]), (["4"], [False, True]), ("4", [False, True]), ("04", [False, False]))
-    for given, wide in (*cases, (False, [False, False])):
-        options = {**SMALL, "steps": 1, "wide_embedder": given, "cache": cache}
-        made = fit_layers(small_network(), ["0", "4"], vae, Colours(), output=None, **options)
-        assert [each.flow.config["wide_embedder"] for each in made.values()] == wide
-
-
 def test_a_flow_that_reads_maps_is_known_to_take_longer_and_is_left_as_it_was(setup):
     _, vae, _ = setup
     flows = [
@@ -382,7 +498,7 @@ def test_fit_keeps_a_folder_that_loads_and_numbers_the_next(setup, tmp_path):
     assert config["model"]["layer"] == "4"
     assert config["model"]["network"] is None
     assert config["trainer"]["max_steps"] == 6
-    assert config["model"]["wide_embedder"] is False
+    assert config["model"]["embedder"] == "published"
     longer = fit(small_network(), "4", vae, Colours(), output=pattern, resume=True, **{**options, "steps": 9})
     assert not torch.equal(longer.encode(images), made.encode(images))
 

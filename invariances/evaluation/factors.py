@@ -23,10 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from invariances.classifier import ResidualBlock
 from invariances.data.shapes import FACTORS, Factor
-from invariances.errors import UserError
 from invariances.flow.embedder import log_probabilities
+from invariances.flow.residual import residual_network
 from invariances.network_file import read_network, save_network
 
 Factors = Mapping[str, Tensor]
@@ -90,10 +89,8 @@ class FactorReader(nn.Module):
 
     Args:
         shape: of the input without batch, (C, H, W) or (C,); (3, 64, 64) reads pictures.
-        width: channels of its first stage (maps); vectors pass through 16 · width hidden units.
+        width: of its `residual_network`.
         probabilities: the input is a softmax, whose logarithm is read.
-
-    Maps are never pooled: residual stages of stride 2 lead to 4×4, which are read as they are.
     """
 
     temperature: Tensor
@@ -105,44 +102,10 @@ class FactorReader(nn.Module):
     ) -> None:
         super().__init__()
         self.config = {"shape": list(shape), "width": width, "probabilities": probabilities}
-        if len(shape) == 3 and tuple(shape[1:]) != (1, 1):
-            self.net = self._of_maps(shape, width)
-        elif len(shape) in (1, 3):
-            hidden = 16 * width
-            self.net = nn.Sequential(
-                nn.Flatten(),
-                nn.BatchNorm1d(shape[0], affine=False),
-                nn.Linear(shape[0], hidden),
-                nn.BatchNorm1d(hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, hidden),
-                nn.BatchNorm1d(hidden),
-                nn.ReLU(),
-                nn.Linear(hidden, OUTPUTS),
-            )
-        else:
-            raise UserError(f"a reader needs a representation of shape (C,) or (C, H, W), not {tuple(shape)}")
+        self.net = residual_network(shape, width, OUTPUTS, "batch")
         self.register_buffer("temperature", torch.ones(OUTPUTS))
         self.register_buffer("slope", torch.ones(OUTPUTS))
         self.register_buffer("offset", torch.zeros(OUTPUTS))
-
-    @staticmethod
-    def _of_maps(shape: Sequence[int], width: int) -> nn.Sequential:
-        channels, side, across = shape[0], shape[1], shape[2]
-        layers: list[nn.Module] = [nn.BatchNorm2d(channels, affine=False)]
-        stage = 0
-        if channels > 3:
-            layers.append(ResidualBlock(channels, 2 * width))
-            channels = 2 * width
-        while min(side, across) >= 8:
-            outputs = width * min(2**stage, 4)
-            if stage == 0 and channels <= 3:
-                layers += [nn.Conv2d(channels, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-            else:
-                layers.append(ResidualBlock(channels, outputs, 2))
-            channels, side, across, stage = outputs, (side + 1) // 2, (across + 1) // 2, stage + 1
-        layers.append(ResidualBlock(channels, 4 * width))
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * side * across, OUTPUTS))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Calibrated outputs (N, OUTPUTS) of inputs (N, *shape)."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from invariances.errors import UserError
 
-from .embedder import VECTOR_DEPTH, Embedder, log_probabilities
-from .layers import FlowBlock
+from .embedder import VECTOR_DEPTH, Embedder, EmbedderKind, ResidualEmbedder, log_probabilities
+from .layers import LIMIT, FlowBlock
 
 
 class ConditionalFlow(nn.Module):
@@ -31,11 +31,12 @@ class ConditionalFlow(nn.Module):
         blocks: number of blocks.
         width: of the hidden layers of the coupling's nets.
         depth: number of their hidden layers, width to width, after the first.
-        embedder_depth: widths, ends included, of a vector's embedder (4; the published flow on the
+        embedder: "published", or "residual": see `ResidualEmbedder`.
+        embedder_depth: widths, ends included, of a vector's published embedder (4; the published flow on the
             average-pooled AnimalFaces ResNet has 6). Maps need no number: see `MapEmbedder`.
+        embedder_width: of a residual embedder: channels of its first halving block, or a 16th of its hidden units.
         probabilities: the representation is a softmax: its logarithm is embedded (the published flows embed
             probabilities as they are, and so lose what lies in the faint ones).
-        wide_embedder: no narrow hidden layers in the embedder (see `Embedder`): finds more, costs more.
 
     Raises:
         UserError: where a size is impossible, or a tensor has another shape than announced here.
@@ -48,15 +49,21 @@ class ConditionalFlow(nn.Module):
         blocks: int = 20,
         width: int = 1024,
         depth: int = 2,
+        embedder: EmbedderKind = "published",
         embedder_depth: int = VECTOR_DEPTH,
+        embedder_width: int = 64,
         probabilities: bool = False,
-        wide_embedder: bool = False,
     ) -> None:
         super().__init__()
         shape = [int(size) for size in representation_shape or ()]
         if len(shape) == 3 and shape[1:] == [1, 1]:
             shape = shape[:1]
         _check(latent_dim, shape, blocks, width, depth, embedder_depth)
+        if embedder not in get_args(EmbedderKind) or embedder_width < 1:
+            raise UserError(
+                f"an embedder {embedder!r} of width {embedder_width} cannot be made; use 'published' or 'residual', "
+                "and a width of at least 1"
+            )
         self.latent_dim = latent_dim
         self.representation_shape = tuple(shape)
         self.config: dict[str, Any] = {
@@ -65,19 +72,25 @@ class ConditionalFlow(nn.Module):
             "blocks": blocks,
             "width": width,
             "depth": depth,
+            "embedder": embedder,
             "embedder_depth": embedder_depth,
+            "embedder_width": embedder_width,
             "probabilities": probabilities,
-            "wide_embedder": wide_embedder,
         }
-        self.embedder = Embedder(shape, latent_dim, embedder_depth, wide_embedder)
+        self.embedder = Embedder(shape, latent_dim, embedder, embedder_depth, embedder_width)
         self.blocks = nn.ModuleList(
             FlowBlock(latent_dim, self.embedder.outputs, width, depth) for _ in range(blocks)
         )
 
-    def forward(self, latent: Tensor, representation: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(invariance (N, D), log |det| (N,)) of latents (N, D) given their representations."""
+    def forward(
+        self, latent: Tensor, representation: Tensor | None = None, gaussian: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """(invariance (N, D), log |det| (N,)) of latents (N, D) given their representations.
+
+        `gaussian` may come in place of these where the embedder is residual: what `self.gaussian` made of them.
+        """
         x = self._vectors(latent, "latent")
-        condition = self._condition(representation, len(x))
+        condition = self._condition(representation, len(x)) if gaussian is None else self._mixed(gaussian)
         log_det = x.new_zeros(len(x))
         for block in self.blocks:
             x, block_log_det = block(x, condition)
@@ -95,6 +108,21 @@ class ConditionalFlow(nn.Module):
         constant = 0.5 * self.latent_dim * math.log(2 * math.pi)
         log_prob: Tensor = log_det - 0.5 * invariance.square().sum(dim=1) - constant
         return log_prob
+
+    @property
+    def residual_embedder(self) -> ResidualEmbedder | None:
+        """The embedder, if it is one that a regression teaches first."""
+        return self.embedder.net if isinstance(self.embedder.net, ResidualEmbedder) else None
+
+    def gaussian(self, representation: Tensor) -> Tensor:
+        """(N, 2 D), all that a residual embedder passes on of a representation: see `ResidualEmbedder.gaussian`."""
+        assert self.residual_embedder is not None
+        return self.residual_embedder.gaussian(self.read(self._announced(representation)))
+
+    def gaussian_log_prob(self, latent: Tensor, representation: Tensor) -> Tensor:
+        """Log N(z̄; μ(z), σ²(z)) in nats, (N,): the residual embedder's own density of the latent."""
+        assert self.residual_embedder is not None
+        return self.residual_embedder.log_prob(self._vectors(latent, "latent"), self.gaussian(representation))
 
     @torch.no_grad()
     def sample(
@@ -128,7 +156,16 @@ class ConditionalFlow(nn.Module):
         expected = self.representation_shape
         if representation is None:
             raise UserError(f"this flow needs a representation of shape {('N', *expected)}; none was given.")
-        z = representation
+        embedding: Tensor = self.embedder(self.read(self._announced(representation)))
+        return embedding
+
+    def read(self, representation: Tensor) -> Tensor:
+        """What the embedder is given: the representation, or its logarithm where it is one of probabilities."""
+        return log_probabilities(representation) if self.config["probabilities"] else representation
+
+    def _announced(self, representation: Tensor) -> Tensor:
+        """The representation in the flow's dtype, if it has the shape that the flow was built for."""
+        expected, z = self.representation_shape, representation
         if len(expected) == 1 and z.dim() == 4 and z.shape[2:] == (1, 1):
             z = z.flatten(1)
         if tuple(z.shape[1:]) != expected:
@@ -136,12 +173,7 @@ class ConditionalFlow(nn.Module):
                 f"the representation has shape {tuple(z.shape)}, but this flow was built for "
                 f"{('N', *expected)}; use the layer and network that it was trained for."
             )
-        embedding: Tensor = self.embedder(self.read(z.to(self._weight().dtype)))
-        return embedding
-
-    def read(self, representation: Tensor) -> Tensor:
-        """What the embedder is given: the representation, or its logarithm where it is one of probabilities."""
-        return log_probabilities(representation) if self.config["probabilities"] else representation
+        return z.to(self._weight().dtype)
 
     def _inverse(self, y: Tensor, condition: Tensor) -> Tensor:
         for block in reversed(self.blocks):
@@ -159,6 +191,10 @@ class ConditionalFlow(nn.Module):
             f"{len(condition)} representations were given for {count} latents; give one for each, "
             "or one for all."
         )
+
+    def _mixed(self, gaussian: Tensor) -> Tensor:
+        assert self.residual_embedder is not None
+        return self.residual_embedder.mixed(gaussian).clamp(-LIMIT, LIMIT)
 
     def _vectors(self, x: Tensor, name: str) -> Tensor:
         if x.dim() == 4 and x.shape[2:] == (1, 1):

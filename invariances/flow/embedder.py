@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .layers import LIMIT, ActNorm
+from invariances.machine import bfloat16
 
+from .layers import LIMIT, ActNorm
+from .residual import residual_network
+
+EmbedderKind = Literal["published", "residual"]
 VECTOR_DEPTH = 4
-WIDE_MAP, WIDE_VECTOR = 256, 1024
-"""Least width of a wide embedder's hidden layers; for the convolutions of maps 4 × their inputs, where that is less."""
+_LARGEST_LOG_VARIANCE = 10.0
 _LEAST_PROBABILITY = 1e-12
 
 
@@ -42,15 +48,11 @@ class Pointwise(nn.Linear):
 
 
 class VectorEmbedder(nn.Sequential):
-    """C → … → D, `depth` widths linspace(C, D, depth): linear layers, ActNorm and LeakyReLU(0.2) between.
+    """C → … → D, `depth` widths linspace(C, D, depth): linear layers, ActNorm and LeakyReLU(0.2) between."""
 
-    Where `least` is given, C → max(C, `least`) → D: one hidden layer, which no direction is too faint for.
-    """
-
-    def __init__(self, channels: int, outputs: int, depth: int = VECTOR_DEPTH, least: int = 0) -> None:
+    def __init__(self, channels: int, outputs: int, depth: int = VECTOR_DEPTH) -> None:
         step = (outputs - channels) / (depth - 1)
-        hidden = [int(channels + i * step) for i in range(1, depth - 1)]
-        widths = [channels, *([max(channels, least)] if least else hidden), outputs]
+        widths = [channels, *(int(channels + i * step) for i in range(1, depth - 1)), outputs]
         layers: list[nn.Module] = []
         for i, o in pairwise(widths):
             layers += [Pointwise(i, o), ActNorm(o), nn.LeakyReLU(0.2)]
@@ -61,14 +63,14 @@ class MapEmbedder(nn.Sequential):
     """(C, H, W) → D by n strided 4×4 convolutions and one convolution as large as what is left.
 
     The strided ones have no bias, widths 64, 128, 256, … (at most 1024), each with ActNorm and
-    LeakyReLU(0.2); n is `halvings(H, W)`, 0 for maps below 6 px. None is narrower than min(`least`, 4 × its inputs).
+    LeakyReLU(0.2); n is `halvings(H, W)`, 0 for maps below 6 px.
     """
 
-    def __init__(self, channels: int, height: int, width: int, outputs: int, least: int = 0) -> None:
+    def __init__(self, channels: int, height: int, width: int, outputs: int) -> None:
         layers: list[nn.Module] = []
         n = halvings(height, width)
         for i in range(n):
-            inner = max(min(1024, 64 * 2**i), min(least, 4 * channels))
+            inner = min(1024, 64 * 2**i)
             layers += [
                 nn.Conv2d(channels, inner, 4, stride=2, padding=1, bias=False),
                 ActNorm(inner),
@@ -79,29 +81,84 @@ class MapEmbedder(nn.Sequential):
         super().__init__(*layers, nn.Conv2d(channels, outputs, left), nn.Flatten())
 
 
+class ResidualEmbedder(nn.Module):
+    """e = W (μ(z), log σ²(z)): what the best diagonal Gaussian says of the latent, N(z̄; μ(z), σ²(z)), mixed by W.
+
+    A residual network regresses the latent first, by its `log_prob`; the flow's loss then trains W alone (in training
+    mode no gradient passes the regression), and the couplings bend the Gaussian into the posterior. A few hundred steps
+    of regression find what the published embedder, which learns from the flow's loss, finds in ten times as many or
+    never (docs/shapes.md). In training on processors that compute in bfloat16 maps are read in it.
+
+    Args:
+        shape: Of the representation without batch.
+        outputs: D, of the latent and of e.
+        width: Of the `residual_network`.
+    """
+
+    def __init__(self, shape: Sequence[int], outputs: int, width: int) -> None:
+        super().__init__()
+        self.regression = residual_network(shape, width, 2 * outputs, "group")
+        self.latent_norm = ActNorm(outputs)
+        self.last = Pointwise(2 * outputs, outputs)
+        self._maps = len(shape) == 3
+
+    def forward(self, representation: Tensor) -> Tensor:
+        """(N, D) of (N, *shape)."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+            gaussian = self.gaussian(representation)
+        return self.mixed(gaussian)
+
+    def mixed(self, gaussian: Tensor) -> Tensor:
+        """E, (N, D), of what `gaussian` gives."""
+        embedding: Tensor = self.last(gaussian)
+        return embedding
+
+    def gaussian(self, representation: Tensor) -> Tensor:
+        """(μ, log σ²) of the normalised latent; (N, 2 D)."""
+        half = self._maps and self.training and representation.device.type == "cpu" and bfloat16()
+        with torch.autocast(representation.device.type, torch.bfloat16, enabled=half):
+            gaussian: Tensor = self.regression(representation)
+        return gaussian.to(representation.dtype)
+
+    def log_prob(self, latent: Tensor, gaussian: Tensor) -> Tensor:
+        """Log N(z̄; μ, σ²) in nats, (N,), of latents (N, D) and what `gaussian` gave."""
+        mean, log_variance = gaussian.chunk(2, dim=1)
+        log_variance = log_variance.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
+        squared = (self.latent_norm(latent) - mean).square() * (-log_variance).exp()
+        density: Tensor = -0.5 * (squared + log_variance + math.log(2 * math.pi)).sum(dim=1)
+        return density + self.latent_norm.log_det()
+
+
 class Embedder(nn.Module):
     """e = embed(z): (N, C) or (N, C, H, W) → (N, D); (N, 0) for a flow without representation.
 
     Args:
         shape: of the representation without batch: (C,), (C, H, W) or ().
         outputs: D.
-        depth: of a vector's embedder (widths, ends included).
-        wide: hidden layers have at least `WIDE_MAP` channels or `WIDE_VECTOR` units; the published ones can be as
-            narrow as the representation or the latent, and then pass on only its strongest directions.
+        kind: "published", or "residual", which a regression teaches first; see `ResidualEmbedder`.
+        depth: of a vector's published embedder (widths, ends included).
+        width: of a residual one.
     """
 
     def __init__(
-        self, shape: Sequence[int], outputs: int, depth: int = VECTOR_DEPTH, wide: bool = False
+        self,
+        shape: Sequence[int],
+        outputs: int,
+        kind: EmbedderKind = "published",
+        depth: int = VECTOR_DEPTH,
+        width: int = 64,
     ) -> None:
         super().__init__()
         self.outputs = outputs if shape else 0
         self.net: nn.Module
         if not shape:
             self.net = nn.Identity()
+        elif kind == "residual":
+            self.net = ResidualEmbedder(shape, outputs, width)
         elif len(shape) == 1:
-            self.net = VectorEmbedder(shape[0], outputs, depth, WIDE_VECTOR if wide else 0)
+            self.net = VectorEmbedder(shape[0], outputs, depth)
         else:
-            self.net = MapEmbedder(shape[0], shape[1], shape[2], outputs, WIDE_MAP if wide else 0)
+            self.net = MapEmbedder(shape[0], shape[1], shape[2], outputs)
 
     def forward(self, representation: Tensor) -> Tensor:
         """(N, D) from a representation of the shape announced; |e| is held below 1e12."""

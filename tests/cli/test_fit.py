@@ -261,9 +261,14 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_wh
     assert checkpoint["global_step"] > step
 
 
-def test_two_processes_train_one_flow(words, tmp_path):
+@pytest.mark.parametrize(
+    "embedder",
+    [[], ["--model.embedder=residual", "--model.embedder_width=2", "--model.regression=0.5"]],
+    ids=["published", "residual"],
+)
+def test_two_processes_train_one_flow(words, tmp_path, embedder):
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--model.ema=0.9"]
-    process = start(words(f"--output={tmp_path / 'run'}", *ddp, steps=5))
+    process = start(words(f"--output={tmp_path / 'run'}", *ddp, *embedder, steps=5))
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()

@@ -15,6 +15,7 @@ from invariances import UserError
 from invariances.flow import ConditionalFlow
 from invariances.flow.embedder import halvings
 from invariances.flow.layers import ActNorm, DoubleCoupling, Permutation
+from invariances.residual_block import ResidualBlock
 
 torch.set_num_threads(1)
 
@@ -31,7 +32,8 @@ CONFIGS = st.fixed_dictionaries(
         "width": st.integers(1, 24),
         "depth": st.integers(0, 2),
         "embedder_depth": st.integers(2, 6),
-        "wide_embedder": st.booleans(),
+        "embedder": st.sampled_from(["published", "residual"]),
+        "embedder_width": st.integers(1, 20),
     }
 )
 SEEDS = st.integers(0, 2**20)
@@ -211,14 +213,48 @@ def test_embedder_follows_the_representation():
     assert embedder_widths(64, (32, 16, 16)) == [64, 128, 64]
 
 
-def test_a_wide_embedder_has_no_narrow_hidden_layer():
-    assert embedder_widths(64, (8,)) == [26, 45, 64]
-    assert embedder_widths(64, (8,), wide_embedder=True) == [1024, 64]
-    assert embedder_widths(128, (2048,), wide_embedder=True) == [2048, 128]
-    assert embedder_widths(64, (64, 8, 8), wide_embedder=True) == [256, 64]
-    assert embedder_widths(64, (32, 16, 16), wide_embedder=True) == [128, 256, 64]
-    assert embedder_widths(64, (128, 4, 4), wide_embedder=True) == [64]
-    assert embedder_widths(64, (3, 64, 64), wide_embedder=True) == [64, 256, 256, 512, 64]
+def residual_flow(shape, seed=0):
+    config = {"latent_dim": 4, "representation_shape": shape, "blocks": 2, "width": 8}
+    return make({**config, "embedder": "residual", "embedder_width": 3}, seed)
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 9, 9), (4, 40, 17)])
+def test_a_residual_embedder_passes_on_a_gaussian_and_nothing_else(shape):
+    flow, latent, z = residual_flow(shape)
+    told = flow.gaussian(z)
+    assert told.shape == (6, 8)
+    assert torch.equal(flow(latent, z)[0], flow(latent, gaussian=told)[0])
+    norm = flow.residual_embedder.latent_norm
+    mean, deviation = told[:, :4], (0.5 * told[:, 4:]).exp()
+    normal = torch.distributions.Normal(mean / norm.scale - norm.loc, (deviation / norm.scale).abs())
+    expected = normal.log_prob(latent).sum(1)
+    assert torch.allclose(flow.gaussian_log_prob(latent, z), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_only_the_regression_teaches_a_residual_embedder():
+    flow, latent, z = residual_flow((3, 9, 9))
+    net = flow.residual_embedder
+    flow.train()
+    flow.log_prob(latent, z).sum().backward()
+    assert all(each.grad is None for each in net.regression.parameters())
+    assert net.last.weight.grad.abs().sum() > 0
+    flow.gaussian_log_prob(latent, z).sum().backward()
+    assert all(
+        each.grad is not None for each in [*net.regression.parameters(), *net.latent_norm.parameters()]
+    )
+    z.requires_grad_()
+    flow.eval().log_prob(latent, z).sum().backward()
+    assert z.grad.abs().sum() > 0
+
+
+def test_large_maps_are_halved_by_the_first_block_of_a_residual_embedder():
+    flow = ConditionalFlow(4, (8, 56, 56), blocks=1, width=8, embedder="residual", embedder_width=4)
+    seen = []
+    blocks = [each for each in flow.residual_embedder.regression if isinstance(each, ResidualBlock)]
+    for each in blocks:
+        each.register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape[1:])))
+    flow.gaussian(torch.zeros(2, 8, 56, 56))
+    assert seen == [(8, 28, 28), (4, 14, 14), (8, 7, 7), (16, 7, 7)]
 
 
 def embedder_widths(latent_dim, shape, **options):

@@ -1,0 +1,73 @@
+"""Residual networks that read a representation of any shape: for embedders that regress latents, and for probes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from invariances.errors import UserError
+from invariances.residual_block import ResidualBlock
+
+from .layers import ActNorm
+
+Norm = Literal["batch", "group"]
+_LARGEST = 32
+"""Maps larger than this are halved by the first block already."""
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Groups of 16 channels or more."""
+    return nn.GroupNorm(max(1, channels // 16) if channels % max(1, channels // 16) == 0 else 1, channels)
+
+
+def residual_network(shape: Sequence[int], width: int, outputs: int, norm: Norm) -> nn.Sequential:
+    """(N, *shape) → (N, outputs).
+
+    Maps are never pooled: residual blocks, most of stride 2, lead to less than 8×8 (of 64×64 to 4×4), which one linear
+    layer reads as they are. Vectors pass two hidden layers of 16 · `width` units.
+
+    Args:
+        shape: (C, H, W) or (C,).
+        width: Of the first of the halving blocks; later ones have up to four times as many channels.
+        outputs: Length of what is read.
+        norm: "batch" normalises by the batch; "group" each item by itself, after an ActNorm of the input.
+
+    Raises:
+        UserError: `shape` is of neither kind.
+    """
+    if len(shape) == 3 and tuple(shape[1:]) != (1, 1):
+        return _of_maps(shape, width, outputs, norm)
+    if len(shape) not in (1, 3):
+        raise UserError(f"a representation has the shape (C,) or (C, H, W), not {tuple(shape)}")
+    hidden = 16 * width
+
+    def layer(inputs: int) -> list[nn.Module]:
+        after: nn.Module = nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden)
+        return [nn.Linear(inputs, hidden), after, nn.ReLU()]
+
+    first: nn.Module = nn.BatchNorm1d(shape[0], affine=False) if norm == "batch" else ActNorm(shape[0])
+    return nn.Sequential(nn.Flatten(), first, *layer(shape[0]), *layer(hidden), nn.Linear(hidden, outputs))
+
+
+def _of_maps(shape: Sequence[int], width: int, outputs: int, norm: Norm) -> nn.Sequential:
+    channels, side, across = shape
+    each = nn.BatchNorm2d if norm == "batch" else group_norm
+    layers: list[nn.Module] = [
+        nn.BatchNorm2d(channels, affine=False) if norm == "batch" else ActNorm(channels)
+    ]
+    if channels > 3:
+        stride = 2 if min(side, across) > _LARGEST else 1
+        layers.append(ResidualBlock(channels, 2 * width, stride, each))
+        channels, side, across = 2 * width, -(-side // stride), -(-across // stride)
+    stage = 0
+    while min(side, across) >= 8:
+        wide = width * min(2**stage, 4)
+        if channels <= 3:
+            layers += [nn.Conv2d(channels, wide, 3, 2, 1), each(wide), nn.ReLU()]
+        else:
+            layers.append(ResidualBlock(channels, wide, 2, each))
+        channels, side, across, stage = wide, (side + 1) // 2, (across + 1) // 2, stage + 1
+    layers.append(ResidualBlock(channels, 4 * width, 1, each))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4 * width * side * across, outputs))
