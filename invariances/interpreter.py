@@ -248,10 +248,10 @@ def _read(folder: Path) -> tuple[ConditionalFlow, dict[str, str]]:
     state, metadata = read_state_dict(path)
     if metadata.get("kind") != "interpreter":
         raise UserError(f"{str(path)!r} was not written by `invariances fit`; give the folder of a run")
-    flow = ConditionalFlow(**json.loads(metadata["flow"]))
     try:
+        flow = ConditionalFlow(**json.loads(metadata["flow"]))
         flow.load_state_dict({key.removeprefix(_PREFIX): value for key, value in state.items()})
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UserError(f"{str(path)!r} holds another architecture than it says; train again") from None
     return flow, metadata
 

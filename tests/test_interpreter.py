@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import pytest
@@ -169,13 +170,15 @@ def test_bad_folders_get_a_sentence(interpreter, tmp_path):
     save_file(tensors, weights, metadata=_metadata(whole))
     with pytest.raises(UserError, match="another architecture"):
         Interpreter.load(tmp_path, network=network())
+    flow = json.dumps({**interpreter.flow.config, "an_option_of_another_version": 1})
+    save_file(load_file(weights), weights, metadata={**_metadata(whole), "flow": flow})
+    with pytest.raises(UserError, match="another architecture"):
+        Interpreter.load(tmp_path, network=network())
     save_file({"a": torch.zeros(1)}, weights)
     with pytest.raises(UserError, match="not written by"):
         Interpreter.load(tmp_path, network=network())
 
 
 def _metadata(whole):
-    import json
-
     length = int.from_bytes(whole[:8], "little")
     return json.loads(whole[8 : 8 + length])["__metadata__"]

@@ -18,6 +18,7 @@ TINY = Effort(
     batch_size=16,
     blocks=2,
     width=16,
+    embedder_width=4,
     held_out=12,
     samples=2,
     autoencoder_steps=2,
