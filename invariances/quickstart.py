@@ -38,7 +38,7 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": 0.8, "stage3": 1.25, "pool": 1.0, "softmax": 1.3}
+LAYERS = {"stage2": 0.75, "stage3": 1.2, "pool": 0.9, "softmax": 1.3}
 """Layers, and the share of the usual steps that each needs to find what its representation holds."""
 CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.5
 """The network that saw shape and texture agree, the layer that is sampled, and its share of the usual steps. No flow

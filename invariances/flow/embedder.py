@@ -116,6 +116,8 @@ class ResidualEmbedder(nn.Module):
     def gaussian(self, representation: Tensor) -> Tensor:
         """(μ, log σ²) of the normalised latent; (N, 2 D)."""
         half = self._maps and self.training and representation.device.type == "cpu" and bfloat16()
+        if half:
+            representation = representation.contiguous(memory_format=torch.channels_last)
         with torch.autocast(representation.device.type, torch.bfloat16, enabled=half):
             gaussian: Tensor = self.regression(representation)
         return gaussian.to(representation.dtype)
