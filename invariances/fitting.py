@@ -70,7 +70,7 @@ def fit_layers(
     blocks: int = 20,
     width: int = 1024,
     depth: int = 2,
-    embedder: EmbedderKind = "published",
+    embedder: EmbedderKind | Mapping[str, EmbedderKind] = "published",
     embedder_width: int = 64,
     crop: Literal["center", "random"] = "center",
     views: int = 1,
@@ -111,7 +111,8 @@ def fit_layers(
         blocks: As of `ConditionalFlow`, like `width`, `depth`, `embedder` and `embedder_width`.
         width: Of hidden layers.
         depth: Hidden layers after the first.
-        embedder: "published", or "residual", which finds what a layer shows faintly, and in fewer steps.
+        embedder: "published", or "residual", which finds what a layer shows faintly, and in fewer steps; or of each
+            layer by its name.
         embedder_width: Of a residual embedder.
         crop: "center", or "random" with `views` crops per picture.
         views: Crops cached per picture.
@@ -150,14 +151,17 @@ def fit_layers(
     data.prepare(list(representations.values()), code)
     steps_of = {layer: steps if isinstance(steps, int) else steps[layer] for layer in layers}
     sizes = {
-        "blocks": blocks,
-        "width": width,
-        "depth": depth,
-        "embedder": embedder,
-        "embedder_width": embedder_width,
+        layer: {
+            "blocks": blocks,
+            "width": width,
+            "depth": depth,
+            "embedder": embedder if isinstance(embedder, str) else embedder[layer],
+            "embedder_width": embedder_width,
+        }
+        for layer in layers
     }
     flows = {
-        layer: new_flow(representation, code, seed, **sizes)
+        layer: new_flow(representation, code, seed, **sizes[layer])
         for layer, representation in representations.items()
     }
     if min(processes, len(layers)) > 1:
@@ -195,7 +199,7 @@ def fit_layers(
             config = {
                 "seed_everything": seed,
                 "trainer": trainer_options,
-                "model": {**named, "layer": layer, **sizes, **learning},
+                "model": {**named, "layer": layer, **sizes[layer], **learning},
                 "data": data.settings(),
                 "cache": asdict(data.cache),
                 "output": str(folder),

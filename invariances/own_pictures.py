@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from .classifier import save_classifier, train_classifier
 from .cost import flops
 from .data.images import ImageFolder, from_uint8
 from .errors import UserError
+from .flow.embedder import EmbedderKind
 from .machine import bfloat16
 from .representation import Representation
 
@@ -147,3 +149,18 @@ def layers_worth_seeing(network: str | nn.Module, count: int = 4) -> list[str]:
     names = [name for name in (stages or list(shapes)) if name not in ("input", "logits", "softmax")]
     places = torch.linspace(0, len(names) - 1, min(room, len(names))).round().long().tolist()
     return [*dict.fromkeys(names[place] for place in places), *last]
+
+
+def embedders_for(network: str | nn.Module, layers: Sequence[str]) -> dict[str, EmbedderKind]:
+    """Residual embedders for maps, published ones for vectors.
+
+    A network that knows its few photos by heart gives others vectors unlike any that a regression has seen: the
+    residual embedder of a softmax then leads the flow astray (docs/results.md).
+    """
+    shapes = Representation.layers(network)
+
+    def of_maps(layer: str) -> bool:
+        shape = shapes.get(layer, ())
+        return len(shape) == 3 and max(shape[1:]) > 1
+
+    return {layer: "residual" if of_maps(layer) else "published" for layer in layers}

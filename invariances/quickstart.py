@@ -30,7 +30,7 @@ from .fitting import fit_layers
 from .flow.embedder import EmbedderKind
 from .interpreter import Interpreter
 from .machine import bfloat16, cores
-from .own_pictures import WEIGHT_DECAY, layers_worth_seeing, own_world
+from .own_pictures import WEIGHT_DECAY, embedders_for, layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
 from .recipes.shapes import CLASSIFIERS
 from .representation import Representation
@@ -59,7 +59,8 @@ class Effort:
         blocks: of each flow.
         width: of each flow's hidden layers.
         depth: hidden layers after the first.
-        embedder: of each flow, "residual" or "published".
+        embedder: of each flow, "residual" or "published", or by the layer's name; own photos: `embedders_for` chooses
+            in place of "residual".
         embedder_width: of a residual one.
         regression: share of the steps in which it learns.
         held_out: pictures that numbers are measured on.
@@ -77,7 +78,7 @@ class Effort:
     blocks: int = 6
     width: int = 128
     depth: int = 1
-    embedder: EmbedderKind = "residual"
+    embedder: EmbedderKind | Mapping[str, EmbedderKind] = "residual"
     embedder_width: int = 32
     regression: float = 0.5
     held_out: int = 320
@@ -132,6 +133,8 @@ def quickstart(
     chosen = list(layers or (list(LAYERS) if drawn_for else layers_worth_seeing(subject)))
     if len(set(chosen)) != len(chosen) or not chosen:
         raise UserError(f"layers {', '.join(chosen)} must be one or more different names")
+    if own is not None and effort.embedder == "residual":
+        effort = replace(effort, embedder=embedders_for(subject, chosen))
     fitted = _fit(subject, chosen, autoencoder, training, held_out, folder, effort, seed, progress)
     readers = load_readers(zoo.fetch(READERS)) if own is None else {}
     truth = held_out.factors(range(len(held_out))) if isinstance(held_out, Shapes) else None

@@ -471,6 +471,24 @@ def test_fit_in_python_gives_interpreters_for_several_layers_of_one_pass(setup, 
         assert torch.equal(a, b)
 
 
+def test_each_layer_has_the_embedder_that_it_is_given(setup, tmp_path):
+    _, vae, _ = setup
+    options = {**SMALL, "steps": 2, "cache": CacheOptions(folder=str(tmp_path / "features"))}
+    kinds = {"0": "residual", "4": "published"}
+    for given, expected in (("residual", ["residual", "residual"]), (kinds, ["residual", "published"])):
+        made = fit_layers(
+            small_network(),
+            ["0", "4"],
+            vae,
+            Colours(),
+            output=None,
+            embedder=given,
+            embedder_width=2,
+            **options,
+        )
+        assert [each.flow.config["embedder"] for each in made.values()] == expected
+
+
 def test_a_flow_that_reads_maps_is_known_to_take_longer_and_is_left_as_it_was(setup):
     _, vae, _ = setup
     flows = [

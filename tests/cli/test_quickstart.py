@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from torchvision.models import resnet50
 
 import invariances.quickstart
@@ -89,6 +90,13 @@ def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
     assert all("factors" not in numbers for numbers in summary["layers"].values())
     assert "left" not in summary["layers"]
     assert (tmp_path / "q" / "index.html").exists()
+    configs = {
+        path.parent.name.split("_")[-1]: path for path in (tmp_path / "q" / "runs").glob("*/config.yaml")
+    }
+    embedders = {
+        name: yaml.safe_load(path.read_text())["model"]["embedder"] for name, path in configs.items()
+    }
+    assert (embedders["stage3"], embedders["softmax"]) == ("residual", "published")
     classifier = tmp_path / "q" / "photos_classifier.safetensors"
     assert main(["layers", str(classifier)]) == 0
     assert "stage3" in capsys.readouterr().out
