@@ -120,6 +120,9 @@ def quickstart(
     started = time.monotonic()
     folder = Path(output)
     check_writable(folder)
+    _check_layers(
+        network or NETWORK, layers or ()
+    )  # the classifier of own photos has the layers of the shipped one
     own = None if images is None else own_world(images, folder, network, effort, seed, progress)
     if own is None:
         training: Any = Shapes(effort.pictures, seed=1000 + seed)
@@ -169,6 +172,15 @@ def quickstart(
         draft.write_text(json.dumps(finite(summary), indent=2) + "\n")
     write_page(story, folder / PAGE, seed)
     return summary
+
+
+def _check_layers(network: str, layers: Sequence[str]) -> None:
+    known = Representation.layers(network) if layers else {}
+    for layer in layers:
+        if layer not in known:
+            raise UserError(
+                f"there is no layer {layer!r} in {network}; `invariances layers {network}` lists them"
+            )
 
 
 def _fit(

@@ -108,6 +108,15 @@ def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
     assert "there is no classifier at" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("network", [[], ["--network", "shapes_texture"]])
+def test_a_layer_that_is_none_is_refused_before_anything_is_trained(tmp_path, capsys, network) -> None:
+    folder = photos(tmp_path / "photos", ["left", "right"])
+    words = ["--images", str(folder), "--layers", "stage1", "nope", "--output", str(tmp_path / "q")]
+    assert main(["quickstart", *words, *network]) == 2
+    assert "there is no layer 'nope' in shapes_" in capsys.readouterr().err
+    assert not list((tmp_path / "q").glob("*"))
+
+
 def test_a_flat_folder_asks_for_a_network(tmp_path, capsys) -> None:
     folder = photos(tmp_path / "photos", ["."])
     assert main(["quickstart", "--images", str(folder), "--output", str(tmp_path / "q")]) == 2
