@@ -28,6 +28,7 @@ PUBLISHED_RATE = 4.5e-6
 _REGRESSION_ADAM = {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.2}
 """How a residual embedder learns, whatever the pictures per step."""
 _MOST_REMEMBERED = 250_000_000
+"""Pictures times latent dimensions whose means and variances are kept in memory; 2 GB."""
 
 
 class FlowTraining(LightningModule):

@@ -109,7 +109,7 @@ class ResidualEmbedder(nn.Module):
         return self.mixed(gaussian)
 
     def mixed(self, gaussian: Tensor) -> Tensor:
-        """E, (N, D), of what `gaussian` gives."""
+        """The embedding e, (N, D), of what `gaussian` gives."""
         embedding: Tensor = self.last(gaussian)
         return embedding
 
