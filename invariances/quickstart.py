@@ -120,9 +120,8 @@ def quickstart(
     started = time.monotonic()
     folder = Path(output)
     check_writable(folder)
-    _check_layers(
-        network or NETWORK, layers or ()
-    )  # the classifier of own photos has the layers of the shipped one
+    # the classifier of own photos has the layers of the shipped one
+    _check_layers(network or NETWORK, layers or ())
     own = None if images is None else own_world(images, folder, network, effort, seed, progress)
     if own is None:
         training: Any = Shapes(effort.pictures, seed=1000 + seed)

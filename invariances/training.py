@@ -198,16 +198,15 @@ class FlowTraining(LightningModule):
                 bar.update(len(z))
         return torch.cat(parts)
 
+    def _learned(self, regression: bool) -> list[Tensor]:
+        """Parameters that a residual embedder's regression teaches, or those that the flow's loss does."""
+        net = self.flow.residual_embedder
+        first = set() if net is None else {id(each) for each in net.regression_parameters()}
+        return [each for each in self.flow.parameters() if (id(each) in first) == regression]
+
     def _idle(self) -> list[Tensor]:
         """Parameters that the step to come leaves alone."""
-        regression = {id(each) for each in self._regression_parameters()}
-        return [each for each in self.flow.parameters() if (id(each) in regression) != self.regressing()]
-
-    def _regression_parameters(self) -> list[Tensor]:
-        net = self.flow.residual_embedder
-        if net is None:
-            return []
-        return [*net.regression.parameters(), *net.latent_norm.parameters()]
+        return self._learned(regression=not self.regressing())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leaves the optimizer nothing to do with parameters whose turn it is not."""
@@ -247,26 +246,24 @@ class FlowTraining(LightningModule):
             "weight_decay": self.weight_decay,
             "fused": True,
         }
-        first = self._regression_parameters()
-        known = {id(each) for each in first}
-        others = [each for each in self.flow.parameters() if id(each) not in known]
-        groups: list[dict[str, Any]] = [{"params": others, "regression": False}]
+        first = self._learned(regression=True)
+        groups: list[dict[str, Any]] = [{"params": self._learned(regression=False), "regression": False}]
         if first:
             groups.append({"params": first, "regression": True, **_REGRESSION_ADAM})
         moved = self.flow.embedder.parameters() if self.optimizer == "muon" else first
         matrices = [each for each in moved if each.dim() > 1]
         optimizer = MuonAdam(groups, matrices, **adam) if matrices else torch.optim.AdamW(groups, **adam)
-        factors = [self._rate_factor(group["regression"]) for group in optimizer.param_groups]
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _rate_factor(self, regression: bool) -> Callable[[int], float]:
-        """The learning rate's factor at each step for what the regression, or the flow's loss, teaches; else 0."""
         steps = self.trainer.estimated_stepping_batches
-        if self.flow.residual_embedder is not None and not self.regression_steps:
+        if first and not self.regression_steps:
             if not math.isfinite(steps):
                 raise UserError("a residual embedder needs to know how many steps there are; give max_steps")
             self.regression_steps = int(self.regression * steps)
+        factors = [self._rate_factor(steps, group["regression"]) for group in optimizer.param_groups]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _rate_factor(self, steps: float, regression: bool) -> Callable[[int], float]:
+        """The learning rate's factor at each step for what the regression, or the flow's loss, teaches; else 0."""
         first = self.regression_steps
         if regression:
             factor = rate_factor("cosine", first // 5, first)

@@ -52,20 +52,25 @@ def small_network():
     return net
 
 
-@pytest.fixture(scope="module")
-def setup(tmp_path_factory):
-    representation = Representation(small_network(), "4")
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        vae = VAE(32, latent_dim=4, width=4, max_width=4, blocks=0).eval()
-    cache = CacheOptions(folder=str(tmp_path_factory.mktemp("features")))
+def prepared(representation, vae, folder):
+    """Makes the data of one layer, with its features in `folder`."""
+    cache = CacheOptions(folder=str(folder))
 
     def data():
         made = FeatureData.of(Colours(), 0.25, batch_size=8, cache=cache, progress=False)
         made.prepare([representation], vae)
         return made
 
-    return representation, vae, data
+    return data
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory):
+    representation = Representation(small_network(), "4")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        vae = VAE(32, latent_dim=4, width=4, max_width=4, blocks=0).eval()
+    return representation, vae, prepared(representation, vae, tmp_path_factory.mktemp("features"))
 
 
 class At(Callback):
@@ -113,7 +118,7 @@ def train(
     with quiet():
         made = parts(folder, every, samples_every, progress)
         if act is not None:
-            made["callbacks"].insert(0, At(*act))
+            made["callbacks"].insert(0, act if isinstance(act, Callback) else At(*act))
         trainer = Trainer(
             max_steps=steps,
             accelerator="cpu",
@@ -191,15 +196,8 @@ def regressed(request, setup, tmp_path_factory):
     """A whole run of 10 steps whose first four are the regression's, and its setup."""
     representation, vae, _ = setup
     of_layer = Representation(representation, request.param)
-    cache = CacheOptions(folder=str(tmp_path_factory.mktemp("features")))
-
-    def data():
-        made = FeatureData.of(Colours(), 0.25, batch_size=8, cache=cache, progress=False)
-        made.prepare([of_layer], vae)
-        return made
-
     folder = tmp_path_factory.mktemp("regressed")
-    its = of_layer, vae, data
+    its = of_layer, vae, prepared(of_layer, vae, tmp_path_factory.mktemp("features"))
     return its, (folder, train(its, folder, samples_every=2, **RESIDUAL))
 
 
@@ -214,9 +212,7 @@ def test_a_residual_embedder_learns_first_and_the_blocks_afterwards(setup, tmp_p
         def on_train_batch_start(self, trainer, pl_module, *args):
             keep(trainer.global_step, pl_module)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(globals(), "At", lambda *_: Watch())
-        training = train(setup, tmp_path, act=(None, None), optimizer=optimizer, **RESIDUAL)
+    training = train(setup, tmp_path, act=Watch(), optimizer=optimizer, **RESIDUAL)
     keep(10, training)
 
     def moved(start, stop):

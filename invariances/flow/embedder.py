@@ -108,6 +108,10 @@ class ResidualEmbedder(nn.Module):
             gaussian = self.gaussian(representation)
         return self.mixed(gaussian)
 
+    def regression_parameters(self) -> list[nn.Parameter]:
+        """What `log_prob` teaches; the flow's loss teaches W."""
+        return [*self.regression.parameters(), *self.latent_norm.parameters()]
+
     def mixed(self, gaussian: Tensor) -> Tensor:
         """The embedding e, (N, D), of what `gaussian` gives."""
         embedding: Tensor = self.last(gaussian)

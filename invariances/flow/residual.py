@@ -19,7 +19,8 @@ _LARGEST = 32
 
 def group_norm(channels: int) -> nn.GroupNorm:
     """Groups of 16 channels or more."""
-    return nn.GroupNorm(max(1, channels // 16) if channels % max(1, channels // 16) == 0 else 1, channels)
+    groups = max(1, channels // 16)
+    return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
 
 
 def residual_network(shape: Sequence[int], width: int, outputs: int, norm: Norm) -> nn.Sequential:

@@ -125,7 +125,7 @@ def test_the_regression_of_a_residual_embedder_and_the_flow_told_by_it_meet_thei
     flow = ConditionalFlow(D, (2,), blocks=4, width=48, depth=1, embedder="residual", embedder_width=4)
     net = flow.residual_embedder
     assert net is not None
-    first = [*net.regression.parameters(), *net.latent_norm.parameters()]
+    first = net.regression_parameters()
     matrices = [each for each in first if each.dim() > 1]
     pairs = partial(draw, 384, generator)
     learn(flow.gaussian_log_prob, MuonAdam(first, matrices, lr=0.02, betas=(0.9, 0.99)), pairs, 600)
