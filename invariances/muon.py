@@ -14,25 +14,25 @@ _ITERATIONS, _QUINTIC = 5, (3.4445, -4.7750, 2.0315)
 _ROOT_MEAN_SQUARE = 0.2
 
 
-def orthogonal_factor(matrix: Tensor) -> Tensor:
+def orthogonal_factor(matrices: Tensor) -> Tensor:
     """U Vᵀ of M = U Σ Vᵀ, nearly: five Newton-Schulz steps bring all but the faintest singular values into 0.7 to 1.2.
 
     In bfloat16 where the device computes in it.
 
     Args:
-        matrix: (O, I).
+        matrices: (…, O, I), each by itself.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks".
     """
-    x = matrix.bfloat16() if matrix.is_cuda or bfloat16() else matrix
-    tall = len(matrix) > matrix.shape[1]
-    x = x.T if tall else x
-    x = x / (x.norm() + 1e-12)
+    x = matrices.bfloat16() if matrices.is_cuda or bfloat16() else matrices
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT.contiguous() if tall else x
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-12)
     a, b, c = _QUINTIC
     for _ in range(_ITERATIONS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    factor: Tensor = (x.T if tall else x).to(matrix.dtype)
+    factor: Tensor = (x.mT if tall else x).to(matrices.dtype)
     return factor
 
 
@@ -89,18 +89,26 @@ class MuonAdam(torch.optim.AdamW):
         return loss
 
     def _move(self, group: dict[str, Any]) -> None:
-        decay = group["muon"]
+        """A step of the group's matrices, those of one shape together."""
+        alike: dict[torch.Size, list[Tensor]] = {}
         for weight in group["params"]:
-            if weight.grad is None:
-                continue
-            state = self.state[weight]
-            if not state:
-                state["step"] = torch.zeros(())  # Adam looks for it when a state is loaded
-                state["momentum"] = torch.zeros_like(weight)
-            state["step"] += 1
-            state["momentum"].mul_(decay).add_(weight.grad)
-            ahead = weight.grad.add(state["momentum"], alpha=decay).flatten(1)
-            size = group["lr"] * _ROOT_MEAN_SQUARE * max(ahead.shape) ** 0.5
-            weight.mul_(1 - group["lr"] * group["weight_decay"])
-            weight.sub_(orthogonal_factor(ahead).reshape(weight.shape), alpha=size)
-            weight.grad = None  # leaves Adam nothing to do
+            if weight.grad is not None:
+                alike.setdefault(weight.shape, []).append(weight)
+        for shape, weights in alike.items():
+            for weight in weights:
+                state = self.state[weight]
+                if not state:
+                    state["step"] = torch.zeros(())  # Adam looks for it when a state is loaded
+                    state["momentum"] = torch.zeros_like(weight)
+                state["step"] += 1
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            momenta = [self.state[weight]["momentum"] for weight in weights]
+            torch._foreach_mul_(momenta, group["muon"])
+            torch._foreach_add_(momenta, gradients)
+            ahead = torch.stack(torch._foreach_add(gradients, momenta, alpha=group["muon"])).flatten(2)
+            size = group["lr"] * _ROOT_MEAN_SQUARE * max(ahead.shape[1:]) ** 0.5
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            factors = orthogonal_factor(ahead).view(-1, *shape)
+            torch._foreach_add_(weights, list(factors.unbind()), alpha=-size)
+            for weight in weights:
+                weight.grad = None  # leaves Adam nothing to do

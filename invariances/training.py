@@ -25,7 +25,7 @@ Optimizer = Literal["adam", "muon"]
 Keep = Literal["best", "last"]
 PUBLISHED_RATE = 4.5e-6
 """Published learning rate per picture of a step."""
-_REGRESSION_ADAM = {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.2}
+_REGRESSION_ADAM: dict[str, Any] = {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.2}
 """How a residual embedder learns, whatever the pictures per step."""
 _MOST_REMEMBERED = 250_000_000
 """Pictures times latent dimensions whose means and variances are kept in memory; 2 GB."""
@@ -45,14 +45,15 @@ class FlowTraining(LightningModule):
             0 keeps the weights themselves.
         keep: "best": what remains in the end are the weights of the lowest held-out loss, as measured at the end of
             every epoch and of the run; "last": those of the last step.
-        optimizer: "adam" as published, or "muon": the embedder's weight matrices by `MuonAdam`, which learns what a
-            layer shows faintly in a fraction of the steps.
+        optimizer: "adam" as published, or "muon": all weight matrices by `MuonAdam`, which takes a fraction of the
+            steps, and finds what a layer shows faintly.
         weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
         whiten: Start a published embedder at whitened principal components and a linear guess of the latent; see
             `start_embedder`.
         regression: Share of the run's steps, the first ones, in which a residual embedder learns to regress the latent
             (by `MuonAdam`, its learning rate rising to 0.02 and falling to zero again); the blocks learn in the others,
-            which `warmup` and `schedule` are of. A published embedder learns with the blocks from the first step on.
+            which `warmup` and `schedule` are of, and an embedder of vectors with them. A published embedder learns with
+            the blocks from the first step on.
         seed: Of the order of the data and of the latents' noise.
     """
 
@@ -177,8 +178,8 @@ class FlowTraining(LightningModule):
         return float(total[0] / total[1])
 
     def _gaussian(self, indices: Tensor) -> Tensor | None:
-        """What a residual embedder passes on of these items, looked up: after the regression it stays the same."""
-        if self.gaussians is None and self.flow.residual_embedder is not None:
+        """What a residual embedder of maps passes on of these items, looked up: after the regression it is still."""
+        if self.gaussians is None and self._still():
             self.gaussians = self._gaussians()
         return None if self.gaussians is None else self.gaussians[indices]
 
@@ -199,14 +200,22 @@ class FlowTraining(LightningModule):
         return torch.cat(parts)
 
     def _learned(self, regression: bool) -> list[Tensor]:
-        """Parameters that a residual embedder's regression teaches, or those that the flow's loss does."""
+        """Parameters that a residual embedder's regression teaches, or those that the flow's loss alone does."""
         net = self.flow.residual_embedder
         first = set() if net is None else {id(each) for each in net.regression_parameters()}
         return [each for each in self.flow.parameters() if (id(each) in first) == regression]
 
     def _idle(self) -> list[Tensor]:
         """Parameters that the step to come leaves alone."""
-        return self._learned(regression=not self.regressing())
+        if self.regressing():
+            return self._learned(regression=False)
+        net = self.flow.residual_embedder
+        return [] if net is None else list(net.done_parameters())
+
+    def _still(self) -> bool:
+        """Whether there is a residual embedder that learns nothing more after its regression."""
+        net = self.flow.residual_embedder
+        return net is not None and net.still
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Leaves the optimizer nothing to do with parameters whose turn it is not."""
@@ -250,7 +259,7 @@ class FlowTraining(LightningModule):
         groups: list[dict[str, Any]] = [{"params": self._learned(regression=False), "regression": False}]
         if first:
             groups.append({"params": first, "regression": True, **_REGRESSION_ADAM})
-        moved = self.flow.embedder.parameters() if self.optimizer == "muon" else first
+        moved = self.flow.parameters() if self.optimizer == "muon" else first
         matrices = [each for each in moved if each.dim() > 1]
         optimizer = MuonAdam(groups, matrices, **adam) if matrices else torch.optim.AdamW(groups, **adam)
         steps = self.trainer.estimated_stepping_batches
@@ -258,18 +267,19 @@ class FlowTraining(LightningModule):
             if not math.isfinite(steps):
                 raise UserError("a residual embedder needs to know how many steps there are; give max_steps")
             self.regression_steps = int(self.regression * steps)
-        factors = [self._rate_factor(steps, group["regression"]) for group in optimizer.param_groups]
+        factors = [self._rate_factor(steps, rate, group["regression"]) for group in optimizer.param_groups]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _rate_factor(self, steps: float, regression: bool) -> Callable[[int], float]:
-        """The learning rate's factor at each step for what the regression, or the flow's loss, teaches; else 0."""
+    def _rate_factor(self, steps: float, rate: float, regression: bool) -> Callable[[int], float]:
+        """The learning rate's factor at each step for what the regression teaches, or for the others."""
         first = self.regression_steps
-        if regression:
-            factor = rate_factor("cosine", first // 5, first)
-            return lambda step: factor(step) if step < first else 0.0
-        factor = rate_factor(self.schedule, self.warmup, steps - first)
-        return lambda step: factor(step - first) if step >= first else 0.0
+        flow = rate_factor(self.schedule, self.warmup, steps - first)
+        if not regression:
+            return lambda step: flow(step - first) if step >= first else 0.0
+        alone = rate_factor("cosine", first // 5, first)
+        after = 0.0 if self._still() else rate / _REGRESSION_ADAM["lr"]
+        return lambda step: alone(step) if step < first else after * flow(step - first)
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must share with this run to go on with it."""

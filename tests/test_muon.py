@@ -27,6 +27,22 @@ def test_the_first_step_moves_every_direction_by_the_learning_rate():
     assert moved.max() < 1.3
 
 
+def test_matrices_of_one_shape_move_as_each_would_alone():
+    torch.manual_seed(0)
+    together = [nn.Parameter(torch.randn(shape)) for shape in ((6, 4), (3, 5), (6, 4), (6, 2, 2))]
+    alone = copy.deepcopy(together)
+    optimizers = [MuonAdam(together, together, lr=0.1, weight_decay=0.3)]
+    optimizers += [MuonAdam([each], [each], lr=0.1, weight_decay=0.3) for each in alone]
+    for _ in range(3):
+        for one, other in zip(together, alone):
+            one.grad = torch.randn(one.shape)
+            other.grad = one.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for one, other in zip(together, alone):
+        assert torch.allclose(one, other, atol=1e-2)  # bfloat16 rounds
+
+
 def test_others_move_as_adam_moves_them():
     torch.manual_seed(0)
     layer = nn.Linear(5, 3)

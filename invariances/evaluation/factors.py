@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from tqdm import tqdm
 from invariances.data.shapes import FACTORS, Factor
 from invariances.flow.embedder import log_probabilities
 from invariances.flow.residual import residual_network
+from invariances.muon import MuonAdam
 from invariances.network_file import read_network, save_network
 
 Factors = Mapping[str, Tensor]
@@ -145,6 +146,7 @@ def fit_readers(
     batch_size: int = 128,
     learning_rate: float = 3e-3,
     weight_decay: float = 0.02,
+    optimizer: Literal["adam", "muon"] = "adam",
     seed: int = 0,
     half: bool = False,
     progress: bool = True,
@@ -159,15 +161,17 @@ def fit_readers(
         steps: optimiser steps.
         batch_size: pictures per step.
         learning_rate: the highest, reached after a fifth of the steps.
-        weight_decay: AdamW's.
+        weight_decay: decoupled.
+        optimizer: "adam", or "muon" for the weight matrices.
         seed: decides the batches.
         half: compute in bfloat16 (twice as fast on processors that have it).
         progress: show a bar on stderr.
         description: the bar's words.
     """
     parameters = [p for reader in readers.values() for p in reader.parameters()]
-    optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.2)
+    matrices = [p for p in parameters if p.dim() > 1] if optimizer == "muon" else []
+    learner = MuonAdam(parameters, matrices, lr=learning_rate, weight_decay=weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(learner, learning_rate, total_steps=steps, pct_start=0.2)
     generator = torch.Generator().manual_seed(seed)
     for reader in readers.values():
         reader.train()
@@ -177,9 +181,9 @@ def fit_readers(
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             outputs = {name: reader(inputs[name]) for name, reader in readers.items()}
         total = torch.stack([loss(each.float(), factors) for each in outputs.values()]).sum()
-        optimizer.zero_grad(set_to_none=True)
+        learner.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        learner.step()
         schedule.step()
         if step % 20 == 19:
             bar.set_postfix(loss=f"{total.item() / len(readers):.3f}")

@@ -84,10 +84,11 @@ class MapEmbedder(nn.Sequential):
 class ResidualEmbedder(nn.Module):
     """e = W (μ(z), log σ²(z)): what the best diagonal Gaussian says of the latent, N(z̄; μ(z), σ²(z)), mixed by W.
 
-    A residual network regresses the latent first, by its `log_prob`; the flow's loss then trains W alone (in training
-    mode no gradient passes the regression), and the couplings bend the Gaussian into the posterior. A few hundred steps
-    of regression find what the published embedder, which learns from the flow's loss, finds in ten times as many or
-    never (docs/shapes.md). In training on processors that compute in bfloat16 maps are read in it.
+    A residual network regresses the latent first, by its `log_prob`; a few hundred steps of it find what the published
+    embedder, which learns from the flow's loss, finds in ten times as many or never (docs/shapes.md). The couplings
+    then bend the Gaussian into the posterior. Their loss goes on teaching the network where it reads vectors; where it
+    reads maps, which take most of a step's time, it is `still` (no gradient passes it in training mode) and W alone
+    learns. In training on processors that compute in bfloat16 maps are read in it.
 
     Args:
         shape: Of the representation without batch.
@@ -100,17 +101,21 @@ class ResidualEmbedder(nn.Module):
         self.regression = residual_network(shape, width, 2 * outputs, "group")
         self.latent_norm = ActNorm(outputs)
         self.last = Pointwise(2 * outputs, outputs)
-        self._maps = len(shape) == 3
+        self.still = len(shape) == 3
 
     def forward(self, representation: Tensor) -> Tensor:
         """(N, D) of (N, *shape)."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.training):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.still and self.training)):
             gaussian = self.gaussian(representation)
         return self.mixed(gaussian)
 
     def regression_parameters(self) -> list[nn.Parameter]:
-        """What `log_prob` teaches; the flow's loss teaches W."""
+        """What `log_prob` teaches first."""
         return [*self.regression.parameters(), *self.latent_norm.parameters()]
+
+    def done_parameters(self) -> list[nn.Parameter]:
+        """Those of them that the flow's loss leaves alone."""
+        return self.regression_parameters() if self.still else list(self.latent_norm.parameters())
 
     def mixed(self, gaussian: Tensor) -> Tensor:
         """The embedding e, (N, D), of what `gaussian` gives."""
@@ -119,7 +124,7 @@ class ResidualEmbedder(nn.Module):
 
     def gaussian(self, representation: Tensor) -> Tensor:
         """(μ, log σ²) of the normalised latent; (N, 2 D)."""
-        half = self._maps and self.training and representation.device.type == "cpu" and bfloat16()
+        half = self.still and self.training and representation.device.type == "cpu" and bfloat16()
         if half:
             representation = representation.contiguous(memory_format=torch.channels_last)
         with torch.autocast(representation.device.type, torch.bfloat16, enabled=half):

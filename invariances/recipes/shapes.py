@@ -49,9 +49,11 @@ PROBES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
     ("shapes_cue", ("logits",), 12, 4000),
 )
 """Network, layers, and the width and training steps of their probes; shorter ones miss what a layer shows faintly."""
-VECTORS, VECTOR_BATCH, PICTURE_BATCH = 100_000, 512, 96
+VECTORS, VECTOR_BATCH, PICTURE_BATCH = 240_000, 512, 96
 """Pictures whose vectors are computed once for their probes, how many a step of these sees, and how many pictures are
 drawn anew for a step of other readers."""
+VECTOR_MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.02, "weight_decay": 0.1}
+"""How probes of vectors learn."""
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
 SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False)
 ENDLESS, TEST = 1_000_000, 2000
@@ -211,15 +213,22 @@ def build_probes(
         batch = world.batch(indices)
         return dict(taps(batch["image"])), batch["factors"]
 
-    fit_readers(
-        probes,
-        lesson,
-        len(known[layers[0]]) if vectors else ENDLESS,
-        steps=steps,
-        batch_size=VECTOR_BATCH if vectors else PICTURE_BATCH,
-        half=half and not vectors,
-        description=f"probes of {', '.join(layers)}",
-    )
+    description = f"probes of {', '.join(layers)}"
+    if vectors:
+        count = len(known[layers[0]])
+        fit_readers(
+            probes,
+            lesson,
+            count,
+            steps=steps,
+            batch_size=VECTOR_BATCH,
+            description=description,
+            **VECTOR_MUON,
+        )
+    else:
+        fit_readers(
+            probes, lesson, ENDLESS, steps=steps, batch_size=PICTURE_BATCH, half=half, description=description
+        )
     kept_out = Shapes(TEST, seed=CALIBRATION_SEED)
     for layer, z in _features(taps, kept_out).items():
         probes[layer].calibrate(z, kept_out.factors(range(TEST)))

@@ -141,7 +141,8 @@ def test_readers_take_every_shape(shape: tuple[int, ...]) -> None:
     assert FactorReader(shape, width=4).eval()(torch.randn(2, *shape)).shape == (2, OUTPUTS)
 
 
-def test_a_reader_learns_what_its_input_tells_and_is_calibrated(tmp_path) -> None:
+@pytest.mark.parametrize(("optimizer", "learning_rate"), [("adam", 3e-3), ("muon", 0.02)])
+def test_a_reader_learns_what_its_input_tells_and_is_calibrated(tmp_path, optimizer, learning_rate) -> None:
     """The input holds x, the shape, and noise in place of all else: the reader finds just these."""
     source = Shapes(6000, seed=6)
     generator = torch.Generator().manual_seed(4)
@@ -154,7 +155,9 @@ def test_a_reader_learns_what_its_input_tells_and_is_calibrated(tmp_path) -> Non
 
     torch.manual_seed(0)
     readers = {"z": FactorReader((13,), width=4)}
-    fit_readers(readers, inputs, 4000, steps=250, progress=False)
+    fit_readers(
+        readers, inputs, 4000, steps=250, optimizer=optimizer, learning_rate=learning_rate, progress=False
+    )
     z, truth = inputs(torch.arange(4000, 5000))
     readers["z"].calibrate(z["z"], truth)
     z, truth = inputs(torch.arange(5000, 6000))

@@ -232,12 +232,16 @@ def test_a_residual_embedder_passes_on_a_gaussian_and_nothing_else(shape):
     assert torch.allclose(flow.gaussian_log_prob(latent, z), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_only_the_regression_teaches_a_residual_embedder():
-    flow, latent, z = residual_flow((3, 9, 9))
+@pytest.mark.parametrize(("shape", "still"), [((3, 9, 9), True), ((5,), False)])
+def test_the_flow_teaches_a_residual_embedder_of_vectors_and_not_one_of_maps(shape, still):
+    flow, latent, z = residual_flow(shape)
     net = flow.residual_embedder
     flow.train()
     flow.log_prob(latent, z).sum().backward()
-    assert all(each.grad is None for each in net.regression.parameters())
+    assert {id(each) for each in flow.parameters() if each.grad is None} == {
+        id(each) for each in net.done_parameters()
+    }
+    assert all(each.grad is None for each in net.regression.parameters()) == still
     assert net.last.weight.grad.abs().sum() > 0
     flow.gaussian_log_prob(latent, z).sum().backward()
     assert all(each.grad is not None for each in net.regression_parameters())
