@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.pytorch import Trainer
@@ -24,6 +24,8 @@ from .run import CONFIG, LAST, Stopped, check_writable, write_config
 from .training import FlowTraining, Keep, Optimizer, new_flow
 from .training_data import CacheOptions, FeatureData, Images
 from .training_loop import parts, quiet
+
+T = TypeVar("T")
 
 
 def fit(
@@ -57,7 +59,7 @@ def fit_layers(
     output: str | os.PathLike[str] | None = "runs/{network}_{layer}",
     resume: bool = False,
     steps: int | Mapping[str, int] = 20_000,
-    batch_size: int = 16,
+    batch_size: int | Mapping[str, int] = 16,
     learning_rate: float | None = None,
     schedule: RateSchedule = "constant",
     warmup: int = 0,
@@ -66,7 +68,7 @@ def fit_layers(
     optimizer: Optimizer = "adam",
     weight_decay: float = 0.0,
     whiten: bool = True,
-    regression: float = 0.35,
+    regression: float | Mapping[str, float] = 0.35,
     blocks: int = 20,
     width: int = 1024,
     depth: int = 2,
@@ -97,7 +99,7 @@ def fit_layers(
             folder is taken; None writes nothing.
         resume: Go on with the last checkpoint in `output`.
         steps: Training steps per layer, or of each layer by its name.
-        batch_size: Pictures per step.
+        batch_size: Pictures per step, likewise.
         learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `keep`, `optimizer`,
             `weight_decay`, `whiten`, `regression`.
         schedule: "constant" or "cosine".
@@ -107,7 +109,7 @@ def fit_layers(
         optimizer: "adam" or "muon".
         weight_decay: Decoupled, as of AdamW.
         whiten: Start a published embedder from the features.
-        regression: Share of the steps in which a residual embedder learns.
+        regression: Share of the steps in which a residual embedder learns, or of each layer's by its name.
         blocks: As of `ConditionalFlow`, like `width`, `depth`, `embedder` and `embedder_width`.
         width: Of hidden layers.
         depth: Hidden layers after the first.
@@ -138,10 +140,11 @@ def fit_layers(
     first = Representation(network, layers[0], weights)
     representations = {each: Representation(first, each) for each in layers}
     code = autoencoder_of(autoencoder)
+    batch_of = of_each(batch_size, layers)
     data = FeatureData.of(
         images,
         held_out,
-        batch_size=batch_size,
+        batch_size=min(batch_of.values()),
         crop=crop,
         views=views,
         skip_broken=skip_broken,
@@ -149,13 +152,13 @@ def fit_layers(
         progress=progress,
     )
     data.prepare(list(representations.values()), code)
-    steps_of = {layer: steps if isinstance(steps, int) else steps[layer] for layer in layers}
+    steps_of, embedder_of = of_each(steps, layers), of_each(embedder, layers)
     sizes = {
         layer: {
             "blocks": blocks,
             "width": width,
             "depth": depth,
-            "embedder": embedder if isinstance(embedder, str) else embedder[layer],
+            "embedder": embedder_of[layer],
             "embedder_width": embedder_width,
         }
         for layer in layers
@@ -183,12 +186,14 @@ def fit_layers(
         "optimizer": optimizer,
         "weight_decay": weight_decay,
         "whiten": whiten,
-        "regression": regression,
     }
+    regression_of = of_each(regression, layers)
     named = {"network": _name(network), "autoencoder": _name(autoencoder), "weights": _name(weights)}
     interpreters = {}
     for layer, representation in representations.items():
+        learning["regression"] = regression_of[layer]
         training = FlowTraining(representation, code, flows[layer], **learning, seed=seed)
+        data.batch_size = batch_of[layer]
         folder = None if output is None else _folder(str(output), representation, resume)
         trainer_options: dict[str, Any] = {
             "max_steps": steps_of[layer],
@@ -224,6 +229,11 @@ def fit_layers(
         if folder and trainer.is_global_zero:
             interpreters[layer].save(folder)
     return interpreters
+
+
+def of_each(option: T | Mapping[str, T], layers: Sequence[str]) -> dict[str, T]:
+    """What holds for each layer: the same for all, or its own."""
+    return {layer: option[layer] if isinstance(option, Mapping) else option for layer in layers}
 
 
 def _trained(**options: Any) -> dict[str, Tensor]:

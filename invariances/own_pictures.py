@@ -157,10 +157,11 @@ def embedders_for(network: str | nn.Module, layers: Sequence[str]) -> dict[str, 
     A network that knows its few photos by heart gives others vectors unlike any that a regression has seen: the
     residual embedder of a softmax then leads the flow astray (docs/results.md).
     """
+    maps = maps_among(network, layers)
+    return {layer: "residual" if layer in maps else "published" for layer in layers}
+
+
+def maps_among(network: str | nn.Module, layers: Sequence[str]) -> set[str]:
+    """Those of the layers that give maps, not vectors."""
     shapes = Representation.layers(network)
-
-    def of_maps(layer: str) -> bool:
-        shape = shapes.get(layer, ())
-        return len(shape) == 3 and max(shape[1:]) > 1
-
-    return {layer: "residual" if of_maps(layer) else "published" for layer in layers}
+    return {layer for layer in layers if len(shapes[layer]) == 3 and max(shapes[layer][1:]) > 1}

@@ -26,11 +26,11 @@ from .evaluation.faithfulness import faithfulness
 from .evaluation.invariance import bits_per_dim, variance
 from .evaluation.run import finite
 from .feature_pass import images_at
-from .fitting import fit_layers
+from .fitting import fit_layers, of_each
 from .flow.embedder import EmbedderKind
 from .interpreter import Interpreter
 from .machine import bfloat16, cores
-from .own_pictures import WEIGHT_DECAY, embedders_for, layers_worth_seeing, own_world
+from .own_pictures import WEIGHT_DECAY, embedders_for, layers_worth_seeing, maps_among, own_world
 from .quickstart_page import Story, write_page
 from .recipes.shapes import CLASSIFIERS
 from .representation import Representation
@@ -38,9 +38,12 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": 0.75, "stage3": 1.2, "pool": 0.9, "softmax": 1.3}
-"""Layers, and the share of the usual steps that each needs to find what its representation holds."""
-CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.5
+LAYERS = {"stage2": (0.6, 0.6), "stage3": (1.0, 0.6), "pool": (1.0, 0.75), "softmax": (0.7, 0.4)}
+"""Layers, the share of the usual steps that each needs to find what its representation holds, and the share of these
+in which its embedder learns."""
+USUAL = (1.0, 0.6)
+"""The same of other layers."""
+CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.42
 """The network that saw shape and texture agree, the layer that is sampled, and its share of the usual steps. No flow
 that trains in minutes draws the right texture from its logits (docs/shapes.md), so that these are only probed."""
 PAGE, SUMMARY = "index.html", "summary.json"
@@ -52,8 +55,8 @@ class Effort:
 
     Attributes:
         pictures: drawn for training; of own photos about as many random crops, where there are fewer.
-        steps: of each flow; times `LAYERS` for the layers there.
-        batch_size: pictures per step.
+        steps: of each flow; of the layers of `LAYERS` the share that stands there.
+        batch_size: pictures per step; twice as many where a residual embedder reads vectors, which costs little.
         learning_rate: the highest; it rises over a tenth of the steps and falls to zero.
         weight_decay: decoupled, of all weights; `own_pictures.WEIGHT_DECAY` for own photos.
         blocks: of each flow.
@@ -62,7 +65,7 @@ class Effort:
         embedder: of each flow, "residual" or "published", or by the layer's name; own photos: `embedders_for` chooses
             in place of "residual".
         embedder_width: of a residual one.
-        regression: share of the steps in which it learns.
+        regression: share of the steps in which it learns, or None for those of `LAYERS`, and 0.6 elsewhere.
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
         processes: flows that train at once; at most as many as there are cores.
@@ -80,7 +83,7 @@ class Effort:
     depth: int = 1
     embedder: EmbedderKind | Mapping[str, EmbedderKind] = "residual"
     embedder_width: int = 32
-    regression: float = 0.5
+    regression: float | None = None
     held_out: int = 320
     samples: int = 4
     processes: int = 2
@@ -193,6 +196,10 @@ def _fit(
     seed: int,
     progress: bool,
 ) -> dict[str, Interpreter]:
+    shares = {layer: LAYERS.get(layer, USUAL) for layer in layers}
+    embedders: dict[str, EmbedderKind] = of_each(effort.embedder, layers)
+    maps = maps_among(network, layers)
+    vectors = {layer for layer in layers if embedders[layer] == "residual" and layer not in maps}
     fitted = fit_layers(
         network,
         layers,
@@ -200,8 +207,8 @@ def _fit(
         training,
         held_out=held_out,
         output=str(folder / "runs" / "{network}_{layer}"),
-        steps={layer: max(1, round(effort.steps * LAYERS.get(layer, 1.0))) for layer in layers},
-        batch_size=effort.batch_size,
+        steps={layer: max(1, round(effort.steps * share)) for layer, (share, _) in shares.items()},
+        batch_size={layer: effort.batch_size * (2 if layer in vectors else 1) for layer in layers},
         learning_rate=effort.learning_rate,
         schedule="cosine",
         warmup=max(1, effort.steps // 10),
@@ -209,9 +216,12 @@ def _fit(
         blocks=effort.blocks,
         width=effort.width,
         depth=effort.depth,
-        embedder=effort.embedder,
+        embedder=embedders,
         embedder_width=effort.embedder_width,
-        regression=effort.regression,
+        regression={
+            layer: first if effort.regression is None else effort.regression
+            for layer, (_, first) in shares.items()
+        },
         optimizer="muon",
         weight_decay=effort.weight_decay,
         cache=_cache(),

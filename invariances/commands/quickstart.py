@@ -9,6 +9,7 @@ def quickstart(
     layers: list[str] | None = None,
     output: str = "quickstart",
     steps: int | None = None,
+    blocks: int | None = None,
     pictures: int | None = None,
     held_out: int | None = None,
     autoencoder_steps: int | None = None,
@@ -25,6 +26,7 @@ def quickstart(
         layers: Their names, from input to output; some along the way by default.
         output: Folder to write to.
         steps: Training steps per layer; more make samples agree better with the layer.
+        blocks: Blocks of each flow; deeper ones make better samples, given more steps and pictures.
         pictures: Number of drawn pictures to train on, or of random crops of your own photos where those are fewer.
         held_out: Number of pictures kept out that numbers are measured on; more make them steadier.
         autoencoder_steps: Steps of the autoencoder on your own photos.
@@ -33,6 +35,7 @@ def quickstart(
     Example:
         invariances quickstart
         invariances quickstart --images photos/ --network resnet50
+        invariances quickstart --steps 3000 --blocks 20 --pictures 240000 --held_out 2000
     """
     from dataclasses import replace
     from pathlib import Path
@@ -44,6 +47,7 @@ def quickstart(
 
     given = {
         "steps": steps,
+        "blocks": blocks,
         "pictures": pictures,
         "held_out": held_out,
         "autoencoder_steps": autoencoder_steps,
