@@ -38,7 +38,7 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": (0.6, 0.6), "stage3": (1.0, 0.6), "pool": (1.0, 0.75), "softmax": (0.7, 0.4)}
+LAYERS = {"stage2": (0.53, 0.7), "stage3": (0.85, 0.7), "pool": (0.6, 0.65), "softmax": (0.5, 0.35)}
 """Layers, the share of the usual steps that each needs to find what its representation holds, and the share of these
 in which its embedder learns."""
 USUAL = (1.0, 0.6)

@@ -35,7 +35,7 @@ def quickstart(
     Example:
         invariances quickstart
         invariances quickstart --images photos/ --network resnet50
-        invariances quickstart --steps 3000 --blocks 20 --pictures 240000 --held_out 2000
+        invariances quickstart --layers pool logits --pictures 240000 --steps 5000 --blocks 20 --held_out 2000
     """
     from dataclasses import replace
     from pathlib import Path
