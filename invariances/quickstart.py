@@ -38,12 +38,12 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": (0.53, 0.7), "stage3": (0.85, 0.7), "pool": (0.6, 0.65), "softmax": (0.5, 0.35)}
+LAYERS = {"stage2": (0.47, 0.6), "stage3": (0.78, 0.6), "pool": (0.7, 0.65), "softmax": (0.58, 0.35)}
 """Layers, the share of the usual steps that each needs to find what its representation holds, and the share of these
 in which its embedder learns."""
 USUAL = (1.0, 0.6)
 """The same of other layers."""
-CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.42
+CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.43
 """The network that saw shape and texture agree, the layer that is sampled, and its share of the usual steps. No flow
 that trains in minutes draws the right texture from its logits (docs/shapes.md), so that these are only probed."""
 PAGE, SUMMARY = "index.html", "summary.json"
