@@ -153,6 +153,7 @@ def fit_layers(
     )
     data.prepare(list(representations.values()), code)
     steps_of, embedder_of = of_each(steps, layers), of_each(embedder, layers)
+    regression_of = of_each(regression, layers)
     sizes = {
         layer: {
             "blocks": blocks,
@@ -187,12 +188,11 @@ def fit_layers(
         "weight_decay": weight_decay,
         "whiten": whiten,
     }
-    regression_of = of_each(regression, layers)
     named = {"network": _name(network), "autoencoder": _name(autoencoder), "weights": _name(weights)}
     interpreters = {}
     for layer, representation in representations.items():
-        learning["regression"] = regression_of[layer]
-        training = FlowTraining(representation, code, flows[layer], **learning, seed=seed)
+        learned = {**learning, "regression": regression_of[layer]}
+        training = FlowTraining(representation, code, flows[layer], **learned, seed=seed)
         data.batch_size = batch_of[layer]
         folder = None if output is None else _folder(str(output), representation, resume)
         trainer_options: dict[str, Any] = {
@@ -204,7 +204,7 @@ def fit_layers(
             config = {
                 "seed_everything": seed,
                 "trainer": trainer_options,
-                "model": {**named, "layer": layer, **sizes[layer], **learning},
+                "model": {**named, "layer": layer, **sizes[layer], **learned},
                 "data": data.settings(),
                 "cache": asdict(data.cache),
                 "output": str(folder),
