@@ -71,7 +71,8 @@ def flow_training(
         keep: "best", the weights of the lowest held-out loss, or "last", those of the last step.
         optimizer: "adam" as published, or "muon", which learns what a layer shows faintly in fewer steps.
         weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
-        whiten: Start a published embedder at whitened components of the features and a linear guess of the latent.
+        whiten: Start a published embedder at whitened components of the features and a linear guess of the latent;
+            whiten the vectors that a residual one reads.
         regression: Share of the steps, the first ones, in which a residual embedder learns to regress the latent.
         seed: Taken from seed_everything.
     """

@@ -38,12 +38,12 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": (0.47, 0.6), "stage3": (0.78, 0.6), "pool": (0.7, 0.65), "softmax": (0.58, 0.35)}
+LAYERS = {"stage2": (0.75, 0.5), "stage3": (1.2, 0.5), "pool": (0.7, 0.65), "softmax": (0.58, 0.35)}
 """Layers, the share of the usual steps that each needs to find what its representation holds, and the share of these
 in which its embedder learns."""
 USUAL = (1.0, 0.6)
 """The same of other layers."""
-CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.43
+CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.45
 """The network that saw shape and texture agree, the layer that is sampled, and its share of the usual steps. No flow
 that trains in minutes draws the right texture from its logits (docs/shapes.md), so that these are only probed."""
 PAGE, SUMMARY = "index.html", "summary.json"
@@ -84,8 +84,8 @@ class Effort:
     embedder: EmbedderKind | Mapping[str, EmbedderKind] = "residual"
     embedder_width: int = 32
     regression: float | None = None
-    held_out: int = 320
-    samples: int = 4
+    held_out: int = 640
+    samples: int = 2
     processes: int = 2
     autoencoder_steps: int = 3000
     classifier_steps: int = 600
@@ -222,7 +222,7 @@ def _fit(
             layer: first if effort.regression is None else effort.regression
             for layer, (_, first) in shares.items()
         },
-        optimizer="muon",
+        optimizer={layer: "adam" if layer in maps else "muon" for layer in layers},
         weight_decay=effort.weight_decay,
         cache=_cache(),
         checkpoint_every=max(effort.steps, 1),

@@ -48,8 +48,8 @@ class FlowTraining(LightningModule):
         optimizer: "adam" as published, or "muon": all weight matrices by `MuonAdam`, which takes a fraction of the
             steps, and finds what a layer shows faintly.
         weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
-        whiten: Start a published embedder at whitened principal components and a linear guess of the latent; see
-            `start_embedder`.
+        whiten: Start a published embedder at whitened principal components and a linear guess of the latent, and
+            whiten the vectors that a residual one reads; see `start_embedder`.
         regression: Share of the run's steps, the first ones, in which a residual embedder learns to regress the latent
             (by `MuonAdam`, its learning rate rising to 0.02 and falling to zero again); the blocks learn in the others,
             which `warmup` and `schedule` are of, and an embedder of vectors with them. A published embedder learns with
@@ -135,8 +135,8 @@ class FlowTraining(LightningModule):
         return loss / self.flow.latent_dim + 0.5 * math.log(2 * math.pi)
 
     def setup(self, stage: str) -> None:
-        """Starts a published embedder of a new run from the features."""
-        if self.whiten and self.flow.residual_embedder is None and self.trainer.ckpt_path is None:
+        """Starts the embedder of a new run from the features."""
+        if self.whiten and self.trainer.ckpt_path is None:
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             start_embedder(self.flow, data.features(self.layer), self.seed, data.progress)
 

@@ -1,4 +1,4 @@
-"""A start for the published embedder that sees faint directions of a representation as well as strong ones."""
+"""A start for embedders that see faint directions of a representation as well as strong ones."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     Where these do not fit into 100 MB, as many as do are whitened, and the read-out passes over all in small parts.
 
     Args:
-        flow: A new one; left as it is where its embedder is residual, as by both functions.
+        flow: A new one; left as it is where a residual embedder reads maps. One of vectors is whitened only.
         features: Of the layer that the flow is for.
         seed: Of the choice of pictures and of the rotations.
         progress: A bar on stderr where reading takes long, as where the network has to run for it.
     """
-    if not flow.representation_shape or flow.residual_embedder is not None:
+    net = flow.residual_embedder
+    if not flow.representation_shape or (net is not None and net.whitening is None):
         return
     values = max(1, torch.Size(flow.representation_shape).numel())
     chosen = torch.randperm(features.n, generator=seeded("start", seed))[: _most_rows(flow)]
@@ -68,6 +69,7 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
 
     UΛUᵀ is the covariance of what a layer is given (of a convolution: of patches, and U has as many columns as it has
     outputs; of a linear layer U has all, the faintest too), and Q is random with orthonormal rows or columns.
+    A residual embedder of vectors has one such layer, its `Whitening`, which stays as it is set here.
     So as little as possible is lost on the way to the embedding, and what a layer barely shows (the colour, to a
     classifier of shapes) counts as much as what it shows well; training finds it late otherwise. The architecture
     stays as it is; only the weights that training starts from change. Nothing changes where the representation
@@ -78,9 +80,17 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
         representation: (N, C) or (N, C, H, W) of some hundred pictures.
         seed: Of the rotations.
     """
-    if len(representation) < 2 or not flow.representation_shape or flow.residual_embedder is not None:
+    if len(representation) < 2 or not flow.representation_shape:
         return
     generator = torch.Generator().manual_seed(seed)
+    if flow.residual_embedder is not None:
+        whitening = flow.residual_embedder.whitening
+        rows = flow.read(representation).flatten(1)
+        if whitening is not None and float(rows.std(0).max()) > 0:
+            size = rows.shape[1]
+            whitening.mean.copy_(rows.mean(0))
+            whitening.weight.copy_(_whitened_components(rows, size, size, generator))
+        return
     flow.train()
     parts = [each for each in flow.embedder.net.children() if not isinstance(each, nn.Flatten)]
     learning = [index for index, each in enumerate(parts) if isinstance(each, (nn.Linear, nn.Conv2d))]

@@ -85,13 +85,35 @@ def test_a_flow_that_is_told_nothing_is_left_alone():
     assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
 
 
-def test_a_residual_embedder_is_left_alone():
-    flow = ConditionalFlow(4, (16,), blocks=1, width=8, embedder="residual", embedder_width=2)
+def test_a_residual_embedder_of_maps_is_left_alone():
+    flow = ConditionalFlow(4, (4, 2, 2), blocks=1, width=8, embedder="residual", embedder_width=2)
     before = {name: each.clone() for name, each in flow.state_dict().items()}
     z, latent = faint_world(100)
-    whiten_embedder(flow, z)
-    read_out(flow, [(z, latent)])
+    start_embedder(flow, Told())
+    whiten_embedder(flow, z.unflatten(1, (4, 2, 2)))
+    read_out(flow, [(z.unflatten(1, (4, 2, 2)), latent)])
     assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
+
+
+def test_a_residual_embedder_of_vectors_is_given_whitened_ones_and_keeps_its_weights():
+    flow = ConditionalFlow(4, (6,), blocks=1, width=8, embedder="residual", embedder_width=2)
+    before = {name: each.clone() for name, each in flow.state_dict().items()}
+    start_embedder(flow, Told())
+    changed = {name for name, each in flow.state_dict().items() if not torch.equal(each, before[name])}
+    whitening = flow.residual_embedder.whitening
+    assert {name.split(".")[-1] for name in changed} == {"mean", "weight"}
+    assert len(changed) == len(list(whitening.buffers())) == 2
+    assert not list(whitening.parameters())
+    z = faint_world()[0][:, :6] @ torch.randn(6, 6, generator=torch.Generator().manual_seed(2))
+    whiten_embedder(flow, z)
+    assert torch.allclose(torch.cov(whitening(z).T), torch.eye(6), atol=1e-2)
+    assert whitening(z).mean(0).abs().max() < 1e-3
+
+
+def test_vectors_whose_whitening_would_outweigh_the_network_are_normalised_alone():
+    flow = ConditionalFlow(4, (2049,), blocks=1, width=8, embedder="residual", embedder_width=2)
+    assert flow.residual_embedder.whitening is None
+    start_embedder(flow, Told())
 
 
 def test_a_layer_that_never_varies_is_left_alone():

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from invariances.machine import bfloat16
 
 from .layers import LIMIT, ActNorm
-from .residual import residual_network
+from .residual import Whitening, residual_network
 
 EmbedderKind = Literal["published", "residual"]
 VECTOR_DEPTH = 4
@@ -102,6 +102,11 @@ class ResidualEmbedder(nn.Module):
         self.latent_norm = ActNorm(outputs)
         self.last = Pointwise(2 * outputs, outputs)
         self.still = len(shape) == 3
+
+    @property
+    def whitening(self) -> Whitening | None:
+        """What vectors pass first; maps pass none."""
+        return next((each for each in self.regression if isinstance(each, Whitening)), None)
 
     def forward(self, representation: Tensor) -> Tensor:
         """(N, D) of (N, *shape)."""

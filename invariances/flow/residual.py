@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from invariances.errors import UserError
 from invariances.residual_block import ResidualBlock
@@ -15,6 +16,32 @@ from .layers import ActNorm
 Norm = Literal["batch", "group"]
 _LARGEST = 32
 """Maps larger than this are halved by the first block already."""
+_LONGEST = 2048
+"""Longer vectors are not whitened: the matrix alone would outweigh the network."""
+
+
+class Whitening(nn.Module):
+    """y = W (x − μ) of vectors (N, C): never learns, W = I and μ = 0 until `whiten_embedder` sets them.
+
+    A gradient barely speaks of directions in which the inputs barely vary; as strong as the others, they are found in
+    fewer steps (docs/shapes.md).
+    """
+
+    weight: Tensor
+    mean: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(channels))
+        self.register_buffer("mean", torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C) → (N, C)."""
+        return (x - self.mean) @ self.weight.T
+
+    def extra_repr(self) -> str:
+        """Channels."""
+        return f"{self.mean.numel()}"
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
@@ -27,7 +54,7 @@ def residual_network(shape: Sequence[int], width: int, outputs: int, norm: Norm)
     """(N, *shape) → (N, outputs).
 
     Maps are never pooled: residual blocks, most of stride 2, lead to less than 8×8 (of 64×64 to 4×4), which one linear
-    layer reads as they are. Vectors pass two hidden layers of 16 · `width` units.
+    layer reads as they are. Vectors pass two hidden layers of 16 · `width` units; with "group", after a `Whitening`.
 
     Args:
         shape: (C, H, W) or (C,).
@@ -48,8 +75,12 @@ def residual_network(shape: Sequence[int], width: int, outputs: int, norm: Norm)
         after: nn.Module = nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden)
         return [nn.Linear(inputs, hidden), after, nn.ReLU()]
 
-    first: nn.Module = nn.BatchNorm1d(shape[0], affine=False) if norm == "batch" else ActNorm(shape[0])
-    return nn.Sequential(nn.Flatten(), first, *layer(shape[0]), *layer(hidden), nn.Linear(hidden, outputs))
+    first: list[nn.Module] = (
+        [nn.BatchNorm1d(shape[0], affine=False)] if norm == "batch" else [ActNorm(shape[0])]
+    )
+    if norm == "group" and shape[0] <= _LONGEST:
+        first.insert(0, Whitening(shape[0]))
+    return nn.Sequential(nn.Flatten(), *first, *layer(shape[0]), *layer(hidden), nn.Linear(hidden, outputs))
 
 
 def _of_maps(shape: Sequence[int], width: int, outputs: int, norm: Norm) -> nn.Sequential:
