@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,34 +134,37 @@ def seconds_per_step(vae: VAE, pictures: Tensor, steps: int = 3) -> float:
     return 1.15 * (time.monotonic() - started) / steps
 
 
-def layers_worth_seeing(network: str | nn.Module, count: int = 4) -> list[str]:
-    """About `count` layers along a network, from the first that is small enough for a cache to the last."""
-    shapes = {
-        name: shape
-        for name, shape in Representation.layers(network).items()
+def layers_worth_seeing(shapes: Mapping[str, Sequence[int]], count: int = 4) -> list[str]:
+    """About `count` of a network's layers, from the first that is small enough for a cache to the last.
+
+    Args:
+        shapes: as `Representation.layers` gives them.
+        count: how many.
+    """
+    small = [
+        name
+        for name, shape in shapes.items()
         if len(shape) in (1, 3) and torch.Size(shape).numel() <= MOST_VALUES and name.count(".") <= 1
-    }
-    last = [name for name in ("softmax", "logits") if name in shapes][:1]
+    ]
+    last = [name for name in ("softmax", "logits") if name in small][:1]
     room = max(1, count - len(last))
-    stages = [name for name in shapes if name.startswith(("stage", "layer", "blocks", "features"))]
+    stages = [name for name in small if name.startswith(("stage", "layer", "blocks", "features"))]
     whole = [name for name in stages if "." not in name]
     stages = whole if len(whole) >= room else stages
-    names = [name for name in (stages or list(shapes)) if name not in ("input", "logits", "softmax")]
+    names = [name for name in (stages or small) if name not in ("input", "logits", "softmax")]
     places = torch.linspace(0, len(names) - 1, min(room, len(names))).round().long().tolist()
     return [*dict.fromkeys(names[place] for place in places), *last]
 
 
-def embedders_for(network: str | nn.Module, layers: Sequence[str]) -> dict[str, EmbedderKind]:
-    """Residual embedders for maps, published ones for vectors.
+def embedder_for(shape: Sequence[int]) -> EmbedderKind:
+    """A residual embedder for maps, a published one for vectors.
 
     A network that knows its few photos by heart gives others vectors unlike any that a regression has seen: the
     residual embedder of a softmax then leads the flow astray (docs/results.md).
     """
-    maps = maps_among(network, layers)
-    return {layer: "residual" if layer in maps else "published" for layer in layers}
+    return "residual" if gives_maps(shape) else "published"
 
 
-def maps_among(network: str | nn.Module, layers: Sequence[str]) -> set[str]:
-    """Those of the layers that give maps, not vectors."""
-    shapes = Representation.layers(network)
-    return {layer for layer in layers if len(shapes[layer]) == 3 and max(shapes[layer][1:]) > 1}
+def gives_maps(shape: Sequence[int]) -> bool:
+    """Whether a layer of this shape gives maps, not vectors."""
+    return len(shape) == 3 and max(shape[1:]) > 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from .fitting import fit_layers, of_each
 from .flow.embedder import EmbedderKind
 from .interpreter import Interpreter
 from .machine import bfloat16, cores
-from .own_pictures import WEIGHT_DECAY, embedders_for, layers_worth_seeing, maps_among, own_world
+from .own_pictures import WEIGHT_DECAY, embedder_for, gives_maps, layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
 from .recipes.shapes import CLASSIFIERS
 from .representation import Representation
@@ -62,7 +62,7 @@ class Effort:
         blocks: of each flow.
         width: of each flow's hidden layers.
         depth: hidden layers after the first.
-        embedder: of each flow, "residual" or "published", or by the layer's name; own photos: `embedders_for` chooses
+        embedder: of each flow, "residual" or "published", or by the layer's name; own photos: `embedder_for` chooses
             in place of "residual".
         embedder_width: of a residual one.
         regression: share of the steps in which it learns, or None for those of `LAYERS`, and 0.6 elsewhere.
@@ -124,7 +124,13 @@ def quickstart(
     folder = Path(output)
     check_writable(folder)
     # the classifier of own photos has the layers of the shipped one
-    _check_layers(network or NETWORK, layers or ())
+    shapes = Representation.layers(network or NETWORK)
+    for layer in layers or ():
+        if layer not in shapes:
+            raise UserError(
+                f"there is no layer {layer!r} in {network or NETWORK}; "
+                f"`invariances layers {network or NETWORK}` lists them"
+            )
     own = None if images is None else own_world(images, folder, network, effort, seed, progress)
     if own is None:
         training: Any = Shapes(effort.pictures, seed=1000 + seed)
@@ -135,12 +141,13 @@ def quickstart(
         training, held_out, subject, autoencoder = own.training, own.held_out, own.network, own.autoencoder
         effort = replace(effort, weight_decay=WEIGHT_DECAY)
     drawn_for = own is None and (network is None or network in CLASSIFIERS)
-    chosen = list(layers or (list(LAYERS) if drawn_for else layers_worth_seeing(subject)))
+    chosen = list(layers or (list(LAYERS) if drawn_for else layers_worth_seeing(shapes)))
     if len(set(chosen)) != len(chosen) or not chosen:
         raise UserError(f"layers {', '.join(chosen)} must be one or more different names")
     if own is not None and effort.embedder == "residual":
-        effort = replace(effort, embedder=embedders_for(subject, chosen))
-    fitted = _fit(subject, chosen, autoencoder, training, held_out, folder, effort, seed, progress)
+        effort = replace(effort, embedder={layer: embedder_for(shapes[layer]) for layer in chosen})
+    maps = {layer for layer in chosen if gives_maps(shapes[layer])}
+    fitted = _fit(subject, chosen, maps, autoencoder, training, held_out, folder, effort, seed, progress)
     readers = load_readers(zoo.fetch(READERS)) if own is None else {}
     truth = held_out.factors(range(len(held_out))) if isinstance(held_out, Shapes) else None
     reconstruction = _read_reconstructions(fitted[chosen[0]], held_out, readers)
@@ -166,7 +173,18 @@ def quickstart(
     story = Story(summary, fitted, _shown(held_out, 6, seed))
     if own is None and network is None and layers is None:
         effort = replace(effort, steps=max(1, round(CUE_STEPS * effort.steps)))
-        cue = _fit(CUE_NETWORK, [CUE_LAYER], AUTOENCODER, training, held_out, folder, effort, seed, progress)
+        cue = _fit(
+            CUE_NETWORK,
+            [CUE_LAYER],
+            {CUE_LAYER},
+            AUTOENCODER,
+            training,
+            held_out,
+            folder,
+            effort,
+            seed,
+            progress,
+        )
         story.cue, story.conflict = cue[CUE_LAYER], conflict_pictures(8)
         summary["cue"] = _cue(story.cue, held_out, readers, reconstruction, effort.samples, seed)
     summary["seconds"] = round(time.monotonic() - started, 1)
@@ -176,18 +194,10 @@ def quickstart(
     return summary
 
 
-def _check_layers(network: str, layers: Sequence[str]) -> None:
-    known = Representation.layers(network) if layers else {}
-    for layer in layers:
-        if layer not in known:
-            raise UserError(
-                f"there is no layer {layer!r} in {network}; `invariances layers {network}` lists them"
-            )
-
-
 def _fit(
     network: str | nn.Module,
     layers: Sequence[str],
+    maps: Collection[str],
     autoencoder: str | nn.Module,
     training: Any,
     held_out: Any,
@@ -198,7 +208,6 @@ def _fit(
 ) -> dict[str, Interpreter]:
     shares = {layer: LAYERS.get(layer, USUAL) for layer in layers}
     embedders: dict[str, EmbedderKind] = of_each(effort.embedder, layers)
-    maps = maps_among(network, layers)
     vectors = {layer for layer in layers if embedders[layer] == "residual" and layer not in maps}
     fitted = fit_layers(
         network,

@@ -19,7 +19,7 @@ from invariances.interpreter import Interpreter
 from invariances.learning_rate import rate_factor
 from invariances.muon import MuonAdam
 from invariances.representation import Representation
-from invariances.run import LAST, METRICS, Stopped
+from invariances.run import CONFIG, LAST, METRICS, Stopped
 from invariances.training import FlowTraining, new_flow
 from invariances.training_data import CacheOptions, FeatureData
 from invariances.training_loop import Measure, parts, quiet
@@ -487,6 +487,24 @@ def test_each_layer_has_the_embedder_that_it_is_given(setup, tmp_path):
             **options,
         )
         assert [each.flow.config["embedder"] for each in made.values()] == expected
+
+
+def test_each_layer_learns_as_it_is_told(setup, tmp_path):
+    _, vae, _ = setup
+    options = {**SMALL, "cache": CacheOptions(folder=str(tmp_path / "features"))}
+    given = {
+        "steps": {"0": 2, "4": 3},
+        "batch_size": {"0": 4, "4": 8},
+        "optimizer": {"0": "adam", "4": "muon"},
+        "regression": {"0": 0.5, "4": 0.25},
+    }
+    fit_layers(
+        small_network(), ["0", "4"], vae, Colours(), output=str(tmp_path / "{layer}"), **{**options, **given}
+    )
+    for layer in ("0", "4"):
+        config = yaml.safe_load((tmp_path / layer / CONFIG).read_text())
+        told = {**config["model"], **config["data"], "steps": config["trainer"]["max_steps"]}
+        assert {name: told[name] for name in given} == {name: each[layer] for name, each in given.items()}
 
 
 def test_a_flow_that_reads_maps_is_known_to_take_longer_and_is_left_as_it_was(setup):
