@@ -38,12 +38,12 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": (0.75, 0.5), "stage3": (1.2, 0.5), "pool": (0.7, 0.65), "softmax": (0.58, 0.35)}
+LAYERS = {"stage2": (0.47, 0.6), "stage3": (0.78, 0.6), "pool": (0.56, 0.72), "softmax": (0.33, 0.25)}
 """Layers, the share of the usual steps that each needs to find what its representation holds, and the share of these
 in which its embedder learns."""
 USUAL = (1.0, 0.6)
 """The same of other layers."""
-CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.45
+CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.43
 """The network that saw shape and texture agree, the layer that is sampled, and its share of the usual steps. No flow
 that trains in minutes draws the right texture from its logits (docs/shapes.md), so that these are only probed."""
 PAGE, SUMMARY = "index.html", "summary.json"
@@ -56,8 +56,8 @@ class Effort:
     Attributes:
         pictures: drawn for training; of own photos about as many random crops, where there are fewer.
         steps: of each flow; of the layers of `LAYERS` the share that stands there.
-        batch_size: pictures per step; twice as many where a residual embedder reads vectors, which costs little.
-        learning_rate: the highest; it rises over a tenth of the steps and falls to zero.
+        batch_size: pictures per step; four times as many where a residual embedder reads vectors, which costs little.
+        learning_rate: the highest; it rises over a fortieth of the steps and falls to zero.
         weight_decay: decoupled, of all weights; `own_pictures.WEIGHT_DECAY` for own photos.
         blocks: of each flow.
         width: of each flow's hidden layers.
@@ -217,10 +217,10 @@ def _fit(
         held_out=held_out,
         output=str(folder / "runs" / "{network}_{layer}"),
         steps={layer: max(1, round(effort.steps * share)) for layer, (share, _) in shares.items()},
-        batch_size={layer: effort.batch_size * (2 if layer in vectors else 1) for layer in layers},
+        batch_size={layer: effort.batch_size * (4 if layer in vectors else 1) for layer in layers},
         learning_rate=effort.learning_rate,
         schedule="cosine",
-        warmup=max(1, effort.steps // 10),
+        warmup=max(1, effort.steps // 40),
         ema=0.99,
         blocks=effort.blocks,
         width=effort.width,
@@ -231,7 +231,7 @@ def _fit(
             layer: first if effort.regression is None else effort.regression
             for layer, (_, first) in shares.items()
         },
-        optimizer={layer: "adam" if layer in maps else "muon" for layer in layers},
+        optimizer="muon",
         weight_decay=effort.weight_decay,
         cache=_cache(),
         checkpoint_every=max(effort.steps, 1),
