@@ -69,7 +69,8 @@ def flow_training(
         warmup: Steps over which the learning rate rises.
         ema: Decay of the weights' moving average, which is then evaluated and kept; 0 for none.
         keep: "best", the weights of the lowest held-out loss, or "last", those of the last step.
-        optimizer: "adam" as published, or "muon", which learns what a layer shows faintly in fewer steps.
+        optimizer: "adam" as published, or "muon", which learns what a layer shows faintly in fewer steps, or
+            "muon_embedder": so the embedder alone, in steps that cost half as much.
         weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
         whiten: Start a published embedder at whitened components of the features and a linear guess of the latent;
             whiten the vectors that a residual one reads.

@@ -65,7 +65,7 @@ def fit_layers(
     warmup: int = 0,
     ema: float = 0.0,
     keep: Keep = "best",
-    optimizer: Optimizer = "adam",
+    optimizer: Optimizer | Mapping[str, Optimizer] = "adam",
     weight_decay: float = 0.0,
     whiten: bool = True,
     regression: float | Mapping[str, float] = 0.35,
@@ -106,7 +106,7 @@ def fit_layers(
         warmup: Steps of linear rise.
         ema: Decay of the weights' moving average; 0 for none.
         keep: The weights of the lowest held-out loss ("best"), or of the last step ("last").
-        optimizer: "adam" or "muon".
+        optimizer: "adam", "muon" or "muon_embedder", or of each layer by its name.
         weight_decay: Decoupled, as of AdamW.
         whiten: Start the embedder from the features.
         regression: Share of the steps in which a residual embedder learns, or of each layer's by its name.
@@ -153,7 +153,7 @@ def fit_layers(
     )
     data.prepare(list(representations.values()), code)
     steps_of, embedder_of = of_each(steps, layers), of_each(embedder, layers)
-    regression_of = of_each(regression, layers)
+    optimizer_of, regression_of = of_each(optimizer, layers), of_each(regression, layers)
     sizes = {
         layer: {
             "blocks": blocks,
@@ -184,14 +184,13 @@ def fit_layers(
         "warmup": warmup,
         "ema": ema,
         "keep": keep,
-        "optimizer": optimizer,
         "weight_decay": weight_decay,
         "whiten": whiten,
     }
     named = {"network": _name(network), "autoencoder": _name(autoencoder), "weights": _name(weights)}
     interpreters = {}
     for layer, representation in representations.items():
-        learned = {**learning, "regression": regression_of[layer]}
+        learned = {**learning, "optimizer": optimizer_of[layer], "regression": regression_of[layer]}
         training = FlowTraining(representation, code, flows[layer], **learned, seed=seed)
         data.batch_size = batch_of[layer]
         folder = None if output is None else _folder(str(output), representation, resume)

@@ -38,7 +38,7 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": (0.47, 0.6), "stage3": (0.78, 0.6), "pool": (0.56, 0.72), "softmax": (0.33, 0.25)}
+LAYERS = {"stage2": (0.6, 0.45), "stage3": (1.0, 0.5), "pool": (0.48, 0.72), "softmax": (0.29, 0.25)}
 """Layers, the share of the usual steps that each needs to find what its representation holds, and the share of these
 in which its embedder learns."""
 USUAL = (1.0, 0.6)
@@ -84,8 +84,8 @@ class Effort:
     embedder: EmbedderKind | Mapping[str, EmbedderKind] = "residual"
     embedder_width: int = 32
     regression: float | None = None
-    held_out: int = 640
-    samples: int = 2
+    held_out: int = 320
+    samples: int = 4
     processes: int = 2
     autoencoder_steps: int = 3000
     classifier_steps: int = 600
@@ -231,7 +231,7 @@ def _fit(
             layer: first if effort.regression is None else effort.regression
             for layer, (_, first) in shares.items()
         },
-        optimizer="muon",
+        optimizer={layer: "muon_embedder" if layer in maps else "muon" for layer in layers},
         weight_decay=effort.weight_decay,
         cache=_cache(),
         checkpoint_every=max(effort.steps, 1),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any, Literal, get_args
 
@@ -21,7 +21,7 @@ from .muon import MuonAdam
 from .representation import Representation
 from .whitening import start_embedder
 
-Optimizer = Literal["adam", "muon"]
+Optimizer = Literal["adam", "muon", "muon_embedder"]
 Keep = Literal["best", "last"]
 PUBLISHED_RATE = 4.5e-6
 """Published learning rate per picture of a step."""
@@ -46,7 +46,8 @@ class FlowTraining(LightningModule):
         keep: "best": what remains in the end are the weights of the lowest held-out loss, as measured at the end of
             every epoch and of the run; "last": those of the last step.
         optimizer: "adam" as published, or "muon": all weight matrices by `MuonAdam`, which takes a fraction of the
-            steps, and finds what a layer shows faintly.
+            steps, and finds what a layer shows faintly; or "muon_embedder": those of the embedder alone, in steps that
+            cost half as much.
         weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
         whiten: Start a published embedder at whitened principal components and a linear guess of the latent, and
             whiten the vectors that a residual one reads; see `start_embedder`.
@@ -82,7 +83,9 @@ class FlowTraining(LightningModule):
         if learning_rate is not None and not learning_rate > 0:
             raise UserError(f"learning_rate is {learning_rate}; it must be above 0")
         if optimizer not in get_args(Optimizer):
-            raise UserError(f"optimizer {optimizer!r} is unknown; use 'adam' or 'muon'")
+            raise UserError(
+                f"optimizer {optimizer!r} is unknown; use {' or '.join(map(repr, get_args(Optimizer)))}"
+            )
         if keep not in get_args(Keep):
             raise UserError(f"keep {keep!r} is unknown; use 'best' or 'last'")
         if not weight_decay >= 0:
@@ -259,8 +262,12 @@ class FlowTraining(LightningModule):
         groups: list[dict[str, Any]] = [{"params": self._learned(regression=False), "regression": False}]
         if first:
             groups.append({"params": first, "regression": True, **_REGRESSION_ADAM})
-        moved = self.flow.parameters() if self.optimizer == "muon" else first
-        matrices = [each for each in moved if each.dim() > 1]
+        moved: dict[str, Iterable[Tensor]] = {
+            "adam": first,
+            "muon": self.flow.parameters(),
+            "muon_embedder": self.flow.embedder.parameters(),
+        }
+        matrices = [each for each in moved[self.optimizer] if each.dim() > 1]
         optimizer = MuonAdam(groups, matrices, **adam) if matrices else torch.optim.AdamW(groups, **adam)
         steps = self.trainer.estimated_stepping_batches
         if first and not self.regression_steps:

@@ -495,6 +495,7 @@ def test_each_layer_learns_as_it_is_told(setup, tmp_path):
     given = {
         "steps": {"0": 2, "4": 3},
         "batch_size": {"0": 4, "4": 8},
+        "optimizer": {"0": "muon_embedder", "4": "muon"},
         "regression": {"0": 0.5, "4": 0.25},
     }
     fit_layers(
