@@ -146,8 +146,8 @@ def quickstart(
         raise UserError(f"layers {', '.join(chosen)} must be one or more different names")
     if own is not None and effort.embedder == "residual":
         effort = replace(effort, embedder={layer: embedder_for(shapes[layer]) for layer in chosen})
-    maps = {layer for layer in chosen if gives_maps(shapes[layer])}
-    fitted = _fit(subject, chosen, maps, autoencoder, training, held_out, folder, effort, seed, progress)
+    vectors = {layer for layer in chosen if not gives_maps(shapes[layer])}
+    fitted = _fit(subject, chosen, vectors, autoencoder, training, held_out, folder, effort, seed, progress)
     readers = load_readers(zoo.fetch(READERS)) if own is None else {}
     truth = held_out.factors(range(len(held_out))) if isinstance(held_out, Shapes) else None
     reconstruction = _read_reconstructions(fitted[chosen[0]], held_out, readers)
@@ -176,7 +176,7 @@ def quickstart(
         cue = _fit(
             CUE_NETWORK,
             [CUE_LAYER],
-            {CUE_LAYER},
+            (),
             AUTOENCODER,
             training,
             held_out,
@@ -197,7 +197,7 @@ def quickstart(
 def _fit(
     network: str | nn.Module,
     layers: Sequence[str],
-    maps: Collection[str],
+    vectors: Collection[str],
     autoencoder: str | nn.Module,
     training: Any,
     held_out: Any,
@@ -208,7 +208,7 @@ def _fit(
 ) -> dict[str, Interpreter]:
     shares = {layer: LAYERS.get(layer, USUAL) for layer in layers}
     embedders: dict[str, EmbedderKind] = of_each(effort.embedder, layers)
-    vectors = {layer for layer in layers if embedders[layer] == "residual" and layer not in maps}
+    read = {layer for layer in vectors if embedders[layer] == "residual"}
     fitted = fit_layers(
         network,
         layers,
@@ -217,7 +217,7 @@ def _fit(
         held_out=held_out,
         output=str(folder / "runs" / "{network}_{layer}"),
         steps={layer: max(1, round(effort.steps * share)) for layer, (share, _) in shares.items()},
-        batch_size={layer: effort.batch_size * (4 if layer in vectors else 1) for layer in layers},
+        batch_size={layer: effort.batch_size * (4 if layer in read else 1) for layer in layers},
         learning_rate=effort.learning_rate,
         schedule="cosine",
         warmup=max(1, effort.steps // 40),
@@ -231,7 +231,7 @@ def _fit(
             layer: first if effort.regression is None else effort.regression
             for layer, (_, first) in shares.items()
         },
-        optimizer={layer: "muon_embedder" if layer in maps else "muon" for layer in layers},
+        optimizer={layer: "muon" if layer in read else "muon_embedder" for layer in layers},
         weight_decay=effort.weight_decay,
         cache=_cache(),
         checkpoint_every=max(effort.steps, 1),
