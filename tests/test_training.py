@@ -188,6 +188,23 @@ def test_a_run_by_muon_resumes_to_the_bit_and_is_not_taken_for_one_by_adam(setup
     assert_same_run(whole, tmp_path / "part", train(setup, tmp_path / "part", resume=True, **options))
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "parts"),
+    [("adam", set()), ("muon_embedder", {"embedder"}), ("muon", {"embedder", "blocks"})],
+)
+def test_muon_moves_the_matrices_of_the_parts_that_are_named(setup, tmp_path, optimizer, parts):
+    training = train(setup, tmp_path, optimizer=optimizer)
+    names = {id(each): name for name, each in training.flow.named_parameters()}
+    moved = {
+        names[id(each)]
+        for group in training.optimizers().param_groups
+        if group.get("muon") is not None
+        for each in group["params"]
+    }
+    matrices = {name for name, each in training.flow.named_parameters() if each.dim() > 1}
+    assert moved == {name for name in matrices if name.split(".")[0] in parts}
+
+
 RESIDUAL = {"embedder": "residual", "regression": 0.4}
 
 
@@ -201,7 +218,7 @@ def regressed(request, setup, tmp_path_factory):
     return its, (folder, train(its, folder, samples_every=2, **RESIDUAL))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("optimizer", ["adam", "muon_embedder", "muon"])
 def test_a_residual_embedder_learns_first_and_then_the_blocks_do_and_with_them_one_of_vectors(
     regressed, tmp_path, optimizer
 ):
