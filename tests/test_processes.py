@@ -105,10 +105,9 @@ def test_a_signal_to_the_first_process_alone_saves_every_flow(jobs, tmp_path, si
     process = subprocess.Popen(
         [sys.executable, jobs.__file__, str(tmp_path)], stderr=subprocess.PIPE, text=True
     )
-    until = time.monotonic() + 120
 
     def wait_for(name, lines=0):
-        files = [tmp_path / layer / name for layer in ("0", "4")]
+        files, until = [tmp_path / layer / name for layer in ("0", "4")], time.monotonic() + 120
         while not all(file.exists() and file.read_bytes().count(b"\n") >= lines for file in files):
             assert time.monotonic() < until, process.stderr.read()
             time.sleep(0.1)
