@@ -19,6 +19,7 @@ from .cost import flops
 from .data.images import ImageFolder, from_uint8
 from .errors import UserError
 from .flow.embedder import EmbedderKind
+from .flow.residual import gives_maps
 from .machine import bfloat16
 from .representation import Representation
 
@@ -163,8 +164,3 @@ def embedder_for(shape: Sequence[int]) -> EmbedderKind:
     residual embedder of a softmax then leads the flow astray (docs/results.md).
     """
     return "residual" if gives_maps(shape) else "published"
-
-
-def gives_maps(shape: Sequence[int]) -> bool:
-    """Whether a layer of this shape gives maps, not vectors."""
-    return len(shape) == 3 and max(shape[1:]) > 1

@@ -28,9 +28,10 @@ from .evaluation.run import finite
 from .feature_pass import images_at
 from .fitting import fit_layers, of_each
 from .flow.embedder import EmbedderKind
+from .flow.residual import gives_maps
 from .interpreter import Interpreter
 from .machine import bfloat16, cores
-from .own_pictures import WEIGHT_DECAY, embedder_for, gives_maps, layers_worth_seeing, own_world
+from .own_pictures import WEIGHT_DECAY, embedder_for, layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
 from .recipes.shapes import CLASSIFIERS
 from .representation import Representation
@@ -208,7 +209,7 @@ def _fit(
 ) -> dict[str, Interpreter]:
     shares = {layer: LAYERS.get(layer, USUAL) for layer in layers}
     embedders: dict[str, EmbedderKind] = of_each(effort.embedder, layers)
-    read = {layer for layer in vectors if embedders[layer] == "residual"}
+    regressed = {layer for layer in vectors if embedders[layer] == "residual"}
     fitted = fit_layers(
         network,
         layers,
@@ -217,7 +218,7 @@ def _fit(
         held_out=held_out,
         output=str(folder / "runs" / "{network}_{layer}"),
         steps={layer: max(1, round(effort.steps * share)) for layer, (share, _) in shares.items()},
-        batch_size={layer: effort.batch_size * (4 if layer in read else 1) for layer in layers},
+        batch_size={layer: effort.batch_size * (4 if layer in regressed else 1) for layer in layers},
         learning_rate=effort.learning_rate,
         schedule="cosine",
         warmup=max(1, effort.steps // 40),
@@ -231,7 +232,7 @@ def _fit(
             layer: first if effort.regression is None else effort.regression
             for layer, (_, first) in shares.items()
         },
-        optimizer={layer: "muon" if layer in read else "muon_embedder" for layer in layers},
+        optimizer={layer: "muon" if layer in regressed else "muon_embedder" for layer in layers},
         weight_decay=effort.weight_decay,
         cache=_cache(),
         checkpoint_every=max(effort.steps, 1),

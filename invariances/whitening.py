@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from .features import Features, seeded
 from .flow import ConditionalFlow
+from .flow.residual import Whitening
 
 _FAINTEST = 1e-5
 _MOST_PICTURES, _MOST_VALUES, _PICTURES_AT_ONCE = 10_000, 25_000_000, 64
@@ -84,12 +85,8 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
         return
     generator = torch.Generator().manual_seed(seed)
     if flow.residual_embedder is not None:
-        whitening = flow.residual_embedder.whitening
-        rows = flow.read(representation).flatten(1)
-        if whitening is not None and float(rows.std(0).max()) > 0:
-            size = rows.shape[1]
-            whitening.mean.copy_(rows.mean(0))
-            whitening.weight.copy_(_whitened_components(rows, size, size, generator))
+        if flow.residual_embedder.whitening is not None:
+            _set(flow.residual_embedder.whitening, flow.read(representation).flatten(1), generator)
         return
     flow.train()
     parts = [each for each in flow.embedder.net.children() if not isinstance(each, nn.Flatten)]
@@ -110,6 +107,14 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
         if stop == learning[-1]:
             given = given[:1]  # what follows the last of these layers is only to see some pictures
         x = torch.cat([nn.Sequential(*parts[start:stop])(each) for each in given])
+
+
+def _set(whitening: Whitening, rows: Tensor, generator: torch.Generator) -> None:
+    """From vectors (N, C); nothing changes where they never vary."""
+    if float(rows.std(0).max()) > 0:
+        size = rows.shape[1]
+        whitening.mean.copy_(rows.mean(0))
+        whitening.weight.copy_(_whitened_components(rows, size, size, generator))
 
 
 def _inputs(layer: nn.Linear | nn.Conv2d, x: Tensor) -> Tensor:

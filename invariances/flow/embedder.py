@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from invariances.machine import bfloat16
 
 from .layers import LIMIT, ActNorm
-from .residual import Whitening, residual_network
+from .residual import Whitening, gives_maps, residual_network
 
 EmbedderKind = Literal["published", "residual"]
 VECTOR_DEPTH = 4
@@ -101,7 +101,7 @@ class ResidualEmbedder(nn.Module):
         self.regression = residual_network(shape, width, 2 * outputs, "group")
         self.latent_norm = ActNorm(outputs)
         self.last = Pointwise(2 * outputs, outputs)
-        self.still = len(shape) == 3
+        self.still = gives_maps(shape)
 
     @property
     def whitening(self) -> Whitening | None:

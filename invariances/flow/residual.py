@@ -44,6 +44,11 @@ class Whitening(nn.Module):
         return f"{self.mean.numel()}"
 
 
+def gives_maps(shape: Sequence[int]) -> bool:
+    """Whether a representation of this shape (without batch) is one of maps, not a vector."""
+    return len(shape) == 3 and tuple(shape[1:]) != (1, 1)
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Groups of 16 channels or more."""
     groups = max(1, channels // 16)
@@ -65,7 +70,7 @@ def residual_network(shape: Sequence[int], width: int, outputs: int, norm: Norm)
     Raises:
         UserError: `shape` is of neither kind.
     """
-    if len(shape) == 3 and tuple(shape[1:]) != (1, 1):
+    if gives_maps(shape):
         return _of_maps(shape, width, outputs, norm)
     if len(shape) not in (1, 3):
         raise UserError(f"a representation has the shape (C,) or (C, H, W), not {tuple(shape)}")
@@ -75,11 +80,12 @@ def residual_network(shape: Sequence[int], width: int, outputs: int, norm: Norm)
         after: nn.Module = nn.BatchNorm1d(hidden) if norm == "batch" else nn.LayerNorm(hidden)
         return [nn.Linear(inputs, hidden), after, nn.ReLU()]
 
-    first: list[nn.Module] = (
-        [nn.BatchNorm1d(shape[0], affine=False)] if norm == "batch" else [ActNorm(shape[0])]
-    )
-    if norm == "group" and shape[0] <= _LONGEST:
-        first.insert(0, Whitening(shape[0]))
+    first: list[nn.Module]
+    if norm == "batch":
+        first = [nn.BatchNorm1d(shape[0], affine=False)]
+    else:
+        whitened = [Whitening(shape[0])] if shape[0] <= _LONGEST else []
+        first = [*whitened, ActNorm(shape[0])]
     return nn.Sequential(nn.Flatten(), *first, *layer(shape[0]), *layer(hidden), nn.Linear(hidden, outputs))
 
 
