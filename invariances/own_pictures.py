@@ -35,19 +35,21 @@ WEIGHT_DECAY = 1.0
 
 
 @dataclass(frozen=True)
-class OwnWorld:
-    """Photos split in two (those to train on as many random crops of each), an autoencoder, and a network's name."""
+class World:
+    """What quickstart looks at: pictures to train on and others kept out, a network and an autoencoder of them."""
 
-    training: ImageFolder
-    held_out: ImageFolder
-    autoencoder: nn.Module
+    training: Any
+    held_out: Any
+    autoencoder: str | nn.Module
     network: str
 
 
 def own_world(
     images: str | Path, folder: Path, network: str | None, effort: Effort, seed: int, progress: bool
-) -> OwnWorld:
+) -> World:
     """Train what is missing on a folder of photos; says beforehand, on stderr, how long that will take.
+
+    Where photos are few, several random crops of each are trained on, here and by the flows.
 
     Args:
         images: the folder; folders per class in it give the classifier.
@@ -109,7 +111,7 @@ def own_world(
         validate_every=max(1, effort.autoencoder_steps // 4),
         progress=progress,
     )
-    return OwnWorld(training, held_out, vae, network)
+    return World(training, held_out, vae, network)
 
 
 def crops_of_each(photos: int, wanted: int, network: str | nn.Module | None) -> int:

@@ -31,7 +31,7 @@ from .flow.embedder import EmbedderKind
 from .flow.residual import gives_maps
 from .interpreter import Interpreter
 from .machine import bfloat16, cores
-from .own_pictures import WEIGHT_DECAY, embedder_for, layers_worth_seeing, own_world
+from .own_pictures import WEIGHT_DECAY, World, embedder_for, layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
 from .recipes.shapes import CLASSIFIERS
 from .representation import Representation
@@ -132,30 +132,28 @@ def quickstart(
                 f"there is no layer {layer!r} in {network or NETWORK}; "
                 f"`invariances layers {network or NETWORK}` lists them"
             )
-    own = None if images is None else own_world(images, folder, network, effort, seed, progress)
-    if own is None:
-        training: Any = Shapes(effort.pictures, seed=1000 + seed)
-        held_out: Any = Shapes(effort.held_out, seed=2)
-        subject = network or NETWORK
-        autoencoder: str | nn.Module = AUTOENCODER
+    if images is None:
+        drawn = Shapes(effort.pictures, seed=1000 + seed), Shapes(effort.held_out, seed=2)
+        world = World(*drawn, AUTOENCODER, network or NETWORK)
     else:
-        training, held_out, subject, autoencoder = own.training, own.held_out, own.network, own.autoencoder
+        world = own_world(images, folder, network, effort, seed, progress)
         effort = replace(effort, weight_decay=WEIGHT_DECAY)
-    drawn_for = own is None and (network is None or network in CLASSIFIERS)
-    chosen = list(layers or (list(LAYERS) if drawn_for else layers_worth_seeing(shapes)))
+    held_out = world.held_out
+    usual = images is None and world.network in CLASSIFIERS
+    chosen = list(layers or (list(LAYERS) if usual else layers_worth_seeing(shapes)))
     if len(set(chosen)) != len(chosen) or not chosen:
         raise UserError(f"layers {', '.join(chosen)} must be one or more different names")
-    if own is not None and effort.embedder == "residual":
+    if images is not None and effort.embedder == "residual":
         effort = replace(effort, embedder={layer: embedder_for(shapes[layer]) for layer in chosen})
     vectors = {layer for layer in chosen if not gives_maps(shapes[layer])}
-    fitted = _fit(subject, chosen, vectors, autoencoder, training, held_out, folder, effort, seed, progress)
-    readers = load_readers(zoo.fetch(READERS)) if own is None else {}
+    fitted = _fit(world, chosen, vectors, folder, effort, seed, progress)
+    readers = load_readers(zoo.fetch(READERS)) if images is None else {}
     truth = held_out.factors(range(len(held_out))) if isinstance(held_out, Shapes) else None
     reconstruction = _read_reconstructions(fitted[chosen[0]], held_out, readers)
     summary: dict[str, Any] = {
         "network": fitted[chosen[0]].representation.network_name,
-        "autoencoder": autoencoder if isinstance(autoencoder, str) else str(folder / "autoencoder"),
-        "images": "Shapes" if own is None else str(images),
+        "autoencoder": AUTOENCODER if images is None else str(folder / "autoencoder"),
+        "images": "Shapes" if images is None else str(images),
         "layers": {},
     }
     for layer in tqdm(chosen, desc="looking at samples", unit="layer", disable=not progress):
@@ -172,20 +170,9 @@ def quickstart(
                 numbers["probe"] = probed_factors(fitted[layer].representation, held_out, probe, truth)
         summary["layers"][layer] = numbers
     story = Story(summary, fitted, _shown(held_out, 6, seed))
-    if own is None and network is None and layers is None:
+    if images is None and network is None and layers is None:
         effort = replace(effort, steps=max(1, round(CUE_STEPS * effort.steps)))
-        cue = _fit(
-            CUE_NETWORK,
-            [CUE_LAYER],
-            (),
-            AUTOENCODER,
-            training,
-            held_out,
-            folder,
-            effort,
-            seed,
-            progress,
-        )
+        cue = _fit(replace(world, network=CUE_NETWORK), [CUE_LAYER], (), folder, effort, seed, progress)
         story.cue, story.conflict = cue[CUE_LAYER], conflict_pictures(8)
         summary["cue"] = _cue(story.cue, held_out, readers, reconstruction, effort.samples, seed)
     summary["seconds"] = round(time.monotonic() - started, 1)
@@ -196,12 +183,9 @@ def quickstart(
 
 
 def _fit(
-    network: str | nn.Module,
+    world: World,
     layers: Sequence[str],
     vectors: Collection[str],
-    autoencoder: str | nn.Module,
-    training: Any,
-    held_out: Any,
     folder: Path,
     effort: Effort,
     seed: int,
@@ -211,11 +195,11 @@ def _fit(
     embedders: dict[str, EmbedderKind] = of_each(effort.embedder, layers)
     regressed = {layer for layer in vectors if embedders[layer] == "residual"}
     fitted = fit_layers(
-        network,
+        world.network,
         layers,
-        autoencoder,
-        training,
-        held_out=held_out,
+        world.autoencoder,
+        world.training,
+        held_out=world.held_out,
         output=str(folder / "runs" / "{network}_{layer}"),
         steps={layer: max(1, round(effort.steps * share)) for layer, (share, _) in shares.items()},
         batch_size={layer: effort.batch_size * (4 if layer in regressed else 1) for layer in layers},
