@@ -13,6 +13,7 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from .auxiliary import auxiliary_targets
 from .commands.parsing import explained, help_formatter, split_docstring
 from .errors import UserError
 from .flow.embedder import EmbedderKind
@@ -48,6 +49,7 @@ def flow_training(
     weight_decay: float = 0.0,
     whiten: bool = True,
     regression: float = 0.35,
+    auxiliary: list[str] | None = None,
     seed: int = 0,
 ) -> FlowTraining:
     """What is studied, and the flow that learns.
@@ -75,9 +77,12 @@ def flow_training(
         whiten: Start a published embedder at whitened components of the features and a linear guess of the latent;
             whiten the vectors that a residual one reads.
         regression: Share of the steps, the first ones, in which a residual embedder learns to regress the latent.
+        auxiliary: Shallower layers of maps: a residual embedder learns to guess the mean and standard deviation of
+            their channels too, and so finds what the layer shows faintly.
         seed: Taken from seed_everything.
     """
     representation = Representation(network, layer, weights, size=size, token=token)
+    beside = auxiliary_targets(representation, auxiliary or [], embedder)
     code = autoencoder_of(autoencoder)
     sizes: dict[str, Any] = {
         "blocks": blocks,
@@ -86,7 +91,7 @@ def flow_training(
         "embedder": embedder,
         "embedder_width": embedder_width,
     }
-    flow = new_flow(representation, code, seed, **sizes)
+    flow = new_flow(representation, code, seed, beside, **sizes)
     return FlowTraining(
         representation,
         code,
@@ -100,6 +105,7 @@ def flow_training(
         weight_decay=weight_decay,
         whiten=whiten,
         regression=regression,
+        auxiliary=beside,
         seed=seed,
     )
 
@@ -213,7 +219,7 @@ def train(words: list[str], doc: str) -> None:
         data: FeatureData = cli.datamodule
         training: FlowTraining = cli.model
         data.cache = cli.config_init.cache
-        data.prepare([training.frozen[0]], training.frozen[1])
+        data.prepare([training.frozen[0], *training.auxiliary], training.frozen[1])
         cli.trainer.fit(training, datamodule=data, ckpt_path=cli.config.ckpt_path)
     if cli.trainer.is_global_zero:
         training.interpreter().eval().save(cli.folder)

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from .auxiliary import auxiliary_targets
 from .cost import flops
 from .flow import ConditionalFlow
 from .flow.embedder import EmbedderKind
@@ -69,6 +70,7 @@ def fit_layers(
     weight_decay: float = 0.0,
     whiten: bool = True,
     regression: float | Mapping[str, float] = 0.35,
+    auxiliary: Sequence[str] | Mapping[str, Sequence[str]] = (),
     blocks: int = 20,
     width: int = 1024,
     depth: int = 2,
@@ -110,6 +112,8 @@ def fit_layers(
         weight_decay: Decoupled, as of AdamW.
         whiten: Start the embedder from the features.
         regression: Share of the steps in which a residual embedder learns, or of each layer's by its name.
+        auxiliary: Shallower layers of maps: a residual embedder learns to guess the mean and standard deviation of
+            their channels too, and so finds what a layer shows faintly; or those of each layer by its name.
         blocks: As of `ConditionalFlow`, like `width`, `depth`, `embedder` and `embedder_width`.
         width: Of hidden layers.
         depth: Hidden layers after the first.
@@ -151,9 +155,16 @@ def fit_layers(
         cache=cache,
         progress=progress,
     )
-    data.prepare(list(representations.values()), code)
-    steps_of, embedder_of = of_each(steps, layers), of_each(embedder, layers)
+    steps_of = of_each(steps, layers)
+    embedder_of: dict[str, EmbedderKind] = of_each(embedder, layers)
     optimizer_of, regression_of = of_each(optimizer, layers), of_each(regression, layers)
+    named_of = of_each(auxiliary, layers)
+    auxiliary_of = {
+        layer: auxiliary_targets(each, named_of[layer], embedder_of[layer])
+        for layer, each in representations.items()
+    }
+    every = {each.layer: each for some in auxiliary_of.values() for each in some}
+    data.prepare([*representations.values(), *every.values()], code)
     sizes = {
         layer: {
             "blocks": blocks,
@@ -165,7 +176,7 @@ def fit_layers(
         for layer in layers
     }
     flows = {
-        layer: new_flow(representation, code, seed, **sizes[layer])
+        layer: new_flow(representation, code, seed, auxiliary_of[layer], **sizes[layer])
         for layer, representation in representations.items()
     }
     if min(processes, len(layers)) > 1:
@@ -191,7 +202,9 @@ def fit_layers(
     interpreters = {}
     for layer, representation in representations.items():
         learned = {**learning, "optimizer": optimizer_of[layer], "regression": regression_of[layer]}
-        training = FlowTraining(representation, code, flows[layer], **learned, seed=seed)
+        training = FlowTraining(
+            representation, code, flows[layer], **learned, auxiliary=auxiliary_of[layer], seed=seed
+        )
         data.batch_size = batch_of[layer]
         folder = None if output is None else _folder(str(output), representation, resume)
         trainer_options: dict[str, Any] = {
@@ -203,7 +216,13 @@ def fit_layers(
             config = {
                 "seed_everything": seed,
                 "trainer": trainer_options,
-                "model": {**named, "layer": layer, **sizes[layer], **learned},
+                "model": {
+                    **named,
+                    "layer": layer,
+                    **sizes[layer],
+                    **learned,
+                    "auxiliary": list(named_of[layer]),
+                },
                 "data": data.settings(),
                 "cache": asdict(data.cache),
                 "output": str(folder),

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .autoencoder import VAE
 from .autoencoder.training import Objective, Schedule, fit_autoencoder
+from .auxiliary import stages
 from .classifier import save_classifier, train_classifier
 from .cost import flops
 from .data.images import ImageFolder, from_uint8
@@ -151,10 +152,10 @@ def layers_worth_seeing(shapes: Mapping[str, Sequence[int]], count: int = 4) -> 
     ]
     last = [name for name in ("softmax", "logits") if name in small][:1]
     room = max(1, count - len(last))
-    stages = [name for name in small if name.startswith(("stage", "layer", "blocks", "features"))]
-    whole = [name for name in stages if "." not in name]
-    stages = whole if len(whole) >= room else stages
-    names = [name for name in (stages or small) if name not in ("input", "logits", "softmax")]
+    parts = [name for name in small if name in stages(shapes)]
+    whole = [name for name in parts if "." not in name]
+    parts = whole if len(whole) >= room else parts
+    names = [name for name in (parts or small) if name not in ("input", "logits", "softmax")]
     places = torch.linspace(0, len(names) - 1, min(room, len(names))).round().long().tolist()
     return [*dict.fromkeys(names[place] for place in places), *last]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import zoo
+from .auxiliary import shallower
 from .data.images import spread
 from .data.shapes import Shapes, draw
 from .errors import UserError
@@ -39,7 +40,7 @@ from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-LAYERS = {"stage2": (0.6, 0.45), "stage3": (1.0, 0.5), "pool": (0.48, 0.72), "softmax": (0.29, 0.25)}
+LAYERS = {"stage2": (0.6, 0.45), "stage3": (1.0, 0.5), "pool": (0.42, 0.68), "softmax": (0.29, 0.25)}
 """Layers, the share of the usual steps that each needs to find what its representation holds, and the share of these
 in which its embedder learns."""
 USUAL = (1.0, 0.6)
@@ -145,8 +146,7 @@ def quickstart(
         raise UserError(f"layers {', '.join(chosen)} must be one or more different names")
     if images is not None and effort.embedder == "residual":
         effort = replace(effort, embedder={layer: embedder_for(shapes[layer]) for layer in chosen})
-    vectors = {layer for layer in chosen if not gives_maps(shapes[layer])}
-    fitted = _fit(world, chosen, vectors, folder, effort, seed, progress)
+    fitted = _fit(world, chosen, shapes, folder, effort, seed, progress)
     readers = load_readers(zoo.fetch(READERS)) if images is None else {}
     truth = held_out.factors(range(len(held_out))) if isinstance(held_out, Shapes) else None
     reconstruction = _read_reconstructions(fitted[chosen[0]], held_out, readers)
@@ -172,7 +172,7 @@ def quickstart(
     story = Story(summary, fitted, _shown(held_out, 6, seed))
     if images is None and network is None and layers is None:
         effort = replace(effort, steps=max(1, round(CUE_STEPS * effort.steps)))
-        cue = _fit(replace(world, network=CUE_NETWORK), [CUE_LAYER], (), folder, effort, seed, progress)
+        cue = _fit(replace(world, network=CUE_NETWORK), [CUE_LAYER], shapes, folder, effort, seed, progress)
         story.cue, story.conflict = cue[CUE_LAYER], conflict_pictures(8)
         summary["cue"] = _cue(story.cue, held_out, readers, reconstruction, effort.samples, seed)
     summary["seconds"] = round(time.monotonic() - started, 1)
@@ -185,7 +185,7 @@ def quickstart(
 def _fit(
     world: World,
     layers: Sequence[str],
-    vectors: Collection[str],
+    shapes: Mapping[str, Sequence[int]],
     folder: Path,
     effort: Effort,
     seed: int,
@@ -193,7 +193,9 @@ def _fit(
 ) -> dict[str, Interpreter]:
     shares = {layer: LAYERS.get(layer, USUAL) for layer in layers}
     embedders: dict[str, EmbedderKind] = of_each(effort.embedder, layers)
-    regressed = {layer for layer in vectors if embedders[layer] == "residual"}
+    regressed = {
+        layer for layer in layers if embedders[layer] == "residual" and not gives_maps(shapes[layer])
+    }
     fitted = fit_layers(
         world.network,
         layers,
@@ -216,6 +218,7 @@ def _fit(
             layer: first if effort.regression is None else effort.regression
             for layer, (_, first) in shares.items()
         },
+        auxiliary={layer: shallower(shapes, layer) if layer in regressed else () for layer in layers},
         optimizer={layer: "muon" if layer in regressed else "muon_embedder" for layer in layers},
         weight_decay=effort.weight_decay,
         cache=_cache(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from typing import Any, Literal, get_args
 
@@ -28,7 +28,7 @@ PUBLISHED_RATE = 4.5e-6
 _REGRESSION_ADAM: dict[str, Any] = {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.2}
 """How a residual embedder learns, whatever the pictures per step."""
 _MOST_REMEMBERED = 250_000_000
-"""Pictures times latent dimensions whose means and variances are kept in memory; 2 GB."""
+"""Pictures times dimensions whose means and variances are kept in memory; 2 GB."""
 
 
 class FlowTraining(LightningModule):
@@ -55,6 +55,7 @@ class FlowTraining(LightningModule):
             (by `MuonAdam`, its learning rate rising to 0.02 and falling to zero again); the blocks learn in the others,
             which `warmup` and `schedule` are of, and an embedder of vectors with them. A published embedder learns with
             the blocks from the first step on.
+        auxiliary: Of shallower layers, which a residual embedder learns to guess beside the latent.
         seed: Of the order of the data and of the latents' noise.
     """
 
@@ -73,6 +74,7 @@ class FlowTraining(LightningModule):
         weight_decay: float = 0.0,
         whiten: bool = True,
         regression: float = 0.35,
+        auxiliary: Sequence[Representation] = (),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -98,7 +100,7 @@ class FlowTraining(LightningModule):
         self.learning_rate, self.schedule, self.warmup = learning_rate, schedule, warmup
         self.optimizer, self.weight_decay = optimizer, weight_decay
         self.ema, self.whiten, self.seed = ema, whiten, seed
-        self.regression, self.regression_steps = regression, 0
+        self.regression, self.regression_steps, self.auxiliary = regression, 0, list(auxiliary)
         self.gaussians: Tensor | None = None
         self.loss_sum, self.loss_count = torch.zeros(()), 0
 
@@ -143,23 +145,40 @@ class FlowTraining(LightningModule):
             data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
             start_embedder(self.flow, data.features(self.layer), self.seed, data.progress)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """mean(½‖v‖²) − mean(log |det|), or −mean(log N(z̄; μ, σ²)) of the regression; nats up to a constant."""
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """mean(½‖v‖²) − mean(log |det|), or −mean(log N(z̄; μ, σ²)) of the regression; nats up to a constant.
+
+        This is `nll`; the `loss` of a regression with S auxiliary values adds −mean(log N(a; μ_a, σ_a²)) · D / S, so
+        that they count as much as the latent.
+        """
         latent, z, indices = batch
-        if self.regressing():
-            constant = 0.5 * self.flow.latent_dim * math.log(2 * math.pi)
-            loss = -self.flow.gaussian_log_prob(latent, z).mean() - constant
+        net = self.flow.residual_embedder
+        if net is not None and self.regressing():
+            told = self.flow.gaussian(z)
+            nll = -net.log_prob(latent, told).mean() - 0.5 * self.flow.latent_dim * math.log(2 * math.pi)
+            loss = nll
+            if self.auxiliary:
+                seen = self._auxiliary(indices)
+                share = self.flow.latent_dim / seen.shape[1]
+                loss = loss - share * net.auxiliary_log_prob(seen, told).mean()
         else:
             invariance, log_det = self.flow(latent, z, self._gaussian(indices))
-            loss = 0.5 * invariance.square().sum(dim=1).mean() - log_det.mean()
+            loss = nll = 0.5 * invariance.square().sum(dim=1).mean() - log_det.mean()
         if self.trainer.world_size > 1:
             for each in self._idle():  # DistributedDataParallel waits for a gradient of each parameter
                 loss = loss + 0 * each.sum()
-        self.loss_sum = self.loss_sum.to(loss.device) + loss.detach()
+        self.loss_sum = self.loss_sum.to(nll.device) + nll.detach()
         self.loss_count += 1
         if loss.device.type == "cpu":
             self.check_finite()
-        return loss
+        return {"loss": loss, "nll": nll.detach()}
+
+    def _auxiliary(self, indices: Tensor) -> Tensor:
+        """The auxiliary values (B, S) of these items."""
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        items = indices.cpu()
+        seen = [data.features(each.layer).batch(items)[2] for each in self.auxiliary]
+        return torch.cat(seen, dim=1).to(self.device)
 
     def check_finite(self) -> None:
         """Stops a run whose loss has become NaN or infinite since the last call of `take_loss`.
@@ -193,7 +212,9 @@ class FlowTraining(LightningModule):
         features = data.features(self.layer)
         steps = self.trainer.estimated_stepping_batches - self.regression_steps
         seen = steps * data.batch_size * self.trainer.world_size
-        if features.n > seen or features.n * self.flow.latent_dim > _MOST_REMEMBERED:
+        net = self.flow.residual_embedder
+        told = 0 if net is None else net.last.in_features // 2
+        if features.n > seen or features.n * told > _MOST_REMEMBERED:
             return None
         with tqdm(total=features.n, desc="embeddings", unit="img", delay=2, disable=not data.progress) as bar:
             parts = []
@@ -329,14 +350,19 @@ class FlowTraining(LightningModule):
 
 
 def new_flow(
-    representation: Representation, autoencoder: nn.Module, seed: int, **sizes: Any
+    representation: Representation,
+    autoencoder: nn.Module,
+    seed: int,
+    auxiliary: Sequence[Representation] = (),
+    **sizes: Any,
 ) -> ConditionalFlow:
-    """A flow for this layer and this autoencoder, its weights a function of `seed` alone."""
+    """A flow for this layer, this autoencoder and auxiliary layers, its weights a function of `seed` alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ConditionalFlow(
             autoencoder.latent_dim,  # type: ignore[arg-type]
             representation.shape,
+            embedder_auxiliary=sum(each.shape[0] for each in auxiliary),
             probabilities=representation.probabilities,
             **sizes,
         )

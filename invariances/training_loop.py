@@ -295,7 +295,7 @@ class Progress(Callback):
             return
         if trainer.global_step % 10 == 0:
             self.bar.set_description(self._learning(pl_module), refresh=False)
-            shown = {"nats/dim": pl_module.nats_per_dim(float(outputs["loss"]))}
+            shown = {"nats/dim": pl_module.nats_per_dim(float(outputs["nll"]))}
             latest = _measure(trainer).latest
             if "held_out_nll" in latest:
                 shown["held out"] = latest["held_out_nll"]

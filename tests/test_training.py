@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from invariances.autoencoder import VAE
+from invariances.auxiliary import auxiliary_targets
 from invariances.checkpoint_io import load_checkpoint
 from invariances.errors import UserError
 from invariances.features import Features, FeatureStream
@@ -52,13 +53,13 @@ def small_network():
     return net
 
 
-def prepared(representation, vae, folder):
-    """Makes the data of one layer, with its features in `folder`."""
+def prepared(representation, vae, folder, auxiliary=()):
+    """Makes the data of one layer, and of auxiliary ones, with its features in `folder`."""
     cache = CacheOptions(folder=str(folder))
 
     def data():
         made = FeatureData.of(Colours(), 0.25, batch_size=8, cache=cache, progress=False)
-        made.prepare([representation], vae)
+        made.prepare([representation, *auxiliary], vae)
         return made
 
     return data
@@ -106,13 +107,15 @@ def train(
     samples_every=0,
     progress=False,
     embedder="published",
+    auxiliary=(),
     **options,
 ):
     representation, vae, data = setup
     sizes = {"blocks": 2, "width": 8, "depth": 1}
     if embedder != "published":
         sizes |= {"embedder": embedder, "embedder_width": 2}
-    flow = new_flow(representation, vae, 3, **sizes)
+    flow = new_flow(representation, vae, 3, auxiliary, **sizes)
+    options["auxiliary"] = auxiliary
     settings = {"schedule": "cosine", "warmup": 3, "ema": 0.9, "learning_rate": 1e-3, "seed": 7, **options}
     training = FlowTraining(representation, vae, flow, **settings)
     with quiet():
@@ -208,21 +211,24 @@ def test_muon_moves_the_matrices_of_the_parts_that_are_named(setup, tmp_path, op
 RESIDUAL = {"embedder": "residual", "regression": 0.4}
 
 
-@pytest.fixture(scope="module", params=["4", "0"])  # a layer of vectors, and one of maps
+# a layer of vectors, one of maps, and again vectors with what the network saw on its way to them
+@pytest.fixture(scope="module", params=[("4", ()), ("0", ()), ("4", ("0", "1"))], ids=str)
 def regressed(request, setup, tmp_path_factory):
-    """A whole run of 10 steps whose first four are the regression's, and its setup."""
+    """A setup, options of a run of 10 steps whose first four are the regression's, and that run."""
     representation, vae, _ = setup
-    of_layer = Representation(representation, request.param)
+    layer, names = request.param
+    of_layer = Representation(representation, layer)
+    options = {**RESIDUAL, "auxiliary": auxiliary_targets(of_layer, names, "residual")}
     folder = tmp_path_factory.mktemp("regressed")
-    its = of_layer, vae, prepared(of_layer, vae, tmp_path_factory.mktemp("features"))
-    return its, (folder, train(its, folder, samples_every=2, **RESIDUAL))
+    its = of_layer, vae, prepared(of_layer, vae, tmp_path_factory.mktemp("features"), options["auxiliary"])
+    return its, options, (folder, train(its, folder, samples_every=2, **options))
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon_embedder", "muon"])
 def test_a_residual_embedder_learns_first_and_then_the_blocks_do_and_with_them_one_of_vectors(
     regressed, tmp_path, optimizer
 ):
-    its, _ = regressed
+    its, options, _ = regressed
     seen = {}
 
     def keep(name, training):
@@ -232,31 +238,32 @@ def test_a_residual_embedder_learns_first_and_then_the_blocks_do_and_with_them_o
         def on_train_batch_start(self, trainer, pl_module, *args):
             keep(trainer.global_step, pl_module)
 
-    training = train(its, tmp_path, act=Watch(), optimizer=optimizer, **RESIDUAL)
+    training = train(its, tmp_path, act=Watch(), optimizer=optimizer, **options)
     keep(10, training)
 
     def moved(start, stop):
         return {key for key, value in seen[stop].items() if not torch.equal(value, seen[start][key])}
 
-    first = {key for key in seen[0] if "embedder.net.regression" in key or "latent_norm" in key}
+    norms = {key for key in seen[0] if "latent_norm" in key or "auxiliary_norm" in key}
+    first = {key for key in seen[0] if "embedder.net.regression" in key} | norms
     vectors = len(its[0].shape) == 1
     assert training.regression_steps == 4
     assert moved(0, 4) == first
-    # the normalisation of the latent is of the regression's density alone
-    learned = {key for key in first if "latent_norm" not in key} if vectors else set()
+    # the normalisations are of the regression's densities alone
+    learned = first - norms if vectors else set()
     assert moved(4, 10) == seen[0].keys() - first | learned
 
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 def test_a_stopped_regression_resumes_to_the_bit(regressed, tmp_path, stop):
-    its, whole = regressed
+    its, options, whole = regressed
     with pytest.raises(Stopped):
-        train(its, tmp_path, act=(stop, terminate), samples_every=2, **RESIDUAL)
-    assert_same_run(whole, tmp_path, train(its, tmp_path, resume=True, samples_every=2, **RESIDUAL))
+        train(its, tmp_path, act=(stop, terminate), samples_every=2, **options)
+    assert_same_run(whole, tmp_path, train(its, tmp_path, resume=True, samples_every=2, **options))
 
 
 def test_a_regression_is_measured_by_its_own_density_and_draws_no_samples(regressed):
-    folder, training = regressed[1]
+    folder, training = regressed[2]
     found = rows(folder)
     assert [int(row["step"]) for row in found if row["held_out_nll"]] == [3, 6, 9, 10]
     assert training.lowest[0] > 4

@@ -35,6 +35,7 @@ class ConditionalFlow(nn.Module):
         embedder_depth: widths, ends included, of a vector's published embedder (4; the published flow on the
             average-pooled AnimalFaces ResNet has 6). Maps need no number: see `MapEmbedder`.
         embedder_width: of a residual embedder: channels of its first halving block, or a 16th of its hidden units.
+        embedder_auxiliary: values, besides the latent, that a residual one learns to guess: see `ResidualEmbedder`.
         probabilities: the representation is a softmax: its logarithm is embedded (the published flows embed
             probabilities as they are, and so lose what lies in the faint ones).
 
@@ -52,6 +53,7 @@ class ConditionalFlow(nn.Module):
         embedder: EmbedderKind = "published",
         embedder_depth: int = VECTOR_DEPTH,
         embedder_width: int = 64,
+        embedder_auxiliary: int = 0,
         probabilities: bool = False,
     ) -> None:
         super().__init__()
@@ -59,7 +61,7 @@ class ConditionalFlow(nn.Module):
         if len(shape) == 3 and shape[1:] == [1, 1]:
             shape = shape[:1]
         _check(latent_dim, shape, blocks, width, depth, embedder_depth)
-        if embedder not in get_args(EmbedderKind) or embedder_width < 1:
+        if embedder not in get_args(EmbedderKind) or embedder_width < 1 or embedder_auxiliary < 0:
             raise UserError(
                 f"an embedder {embedder!r} of width {embedder_width} cannot be made; use 'published' or 'residual', "
                 "and a width of at least 1"
@@ -75,9 +77,12 @@ class ConditionalFlow(nn.Module):
             "embedder": embedder,
             "embedder_depth": embedder_depth,
             "embedder_width": embedder_width,
+            "embedder_auxiliary": embedder_auxiliary,
             "probabilities": probabilities,
         }
-        self.embedder = Embedder(shape, latent_dim, embedder, embedder_depth, embedder_width)
+        self.embedder = Embedder(
+            shape, latent_dim, embedder, embedder_depth, embedder_width, embedder_auxiliary
+        )
         self.blocks = nn.ModuleList(
             FlowBlock(latent_dim, self.embedder.outputs, width, depth) for _ in range(blocks)
         )
@@ -115,7 +120,7 @@ class ConditionalFlow(nn.Module):
         return self.embedder.net if isinstance(self.embedder.net, ResidualEmbedder) else None
 
     def gaussian(self, representation: Tensor) -> Tensor:
-        """(N, 2 D), all that a residual embedder passes on of a representation: see `ResidualEmbedder.gaussian`."""
+        """(N, 2 D + 2 S), all that a residual embedder passes on: see `ResidualEmbedder.gaussian`."""
         assert self.residual_embedder is not None
         return self.residual_embedder.gaussian(self.read(self._announced(representation)))
 

@@ -90,17 +90,23 @@ class ResidualEmbedder(nn.Module):
     reads maps, which take most of a step's time, it is `still` (no gradient passes it in training mode) and W alone
     learns. In training on processors that compute in bfloat16 maps are read in it.
 
+    With auxiliary values a (what the network saw at shallower layers, `ChannelStatistics`) their Gaussian,
+    N(a; μ_a(z), σ_a²(z)), is learned beside the latent's, and W mixes both.
+
     Args:
         shape: Of the representation without batch.
         outputs: D, of the latent and of e.
         width: Of the `residual_network`.
+        auxiliary: S, of a.
     """
 
-    def __init__(self, shape: Sequence[int], outputs: int, width: int) -> None:
+    def __init__(self, shape: Sequence[int], outputs: int, width: int, auxiliary: int = 0) -> None:
         super().__init__()
-        self.regression = residual_network(shape, width, 2 * outputs, "group")
+        told = 2 * (outputs + auxiliary)
+        self.regression = residual_network(shape, width, told, "group")
         self.latent_norm = ActNorm(outputs)
-        self.last = Pointwise(2 * outputs, outputs)
+        self.auxiliary_norm = ActNorm(auxiliary) if auxiliary else None
+        self.last = Pointwise(told, outputs)
         self.still = gives_maps(shape)
 
     @property
@@ -116,11 +122,15 @@ class ResidualEmbedder(nn.Module):
 
     def regression_parameters(self) -> list[nn.Parameter]:
         """What `log_prob` teaches first."""
-        return [*self.regression.parameters(), *self.latent_norm.parameters()]
+        return [*self.regression.parameters(), *self._norm_parameters()]
 
     def done_parameters(self) -> list[nn.Parameter]:
         """Those of them that the flow's loss leaves alone."""
-        return self.regression_parameters() if self.still else list(self.latent_norm.parameters())
+        return self.regression_parameters() if self.still else self._norm_parameters()
+
+    def _norm_parameters(self) -> list[nn.Parameter]:
+        norms = [self.latent_norm, *([] if self.auxiliary_norm is None else [self.auxiliary_norm])]
+        return [each for norm in norms for each in norm.parameters()]
 
     def mixed(self, gaussian: Tensor) -> Tensor:
         """The embedding e, (N, D), of what `gaussian` gives."""
@@ -128,7 +138,7 @@ class ResidualEmbedder(nn.Module):
         return embedding
 
     def gaussian(self, representation: Tensor) -> Tensor:
-        """(μ, log σ²) of the normalised latent; (N, 2 D)."""
+        """(μ, log σ²) of the normalised latent, then (μ_a, log σ_a²) of normalised auxiliary values; (N, 2 D + 2 S)."""
         half = self.still and self.training and representation.device.type == "cpu" and bfloat16()
         if half:
             representation = representation.contiguous(memory_format=torch.channels_last)
@@ -138,11 +148,21 @@ class ResidualEmbedder(nn.Module):
 
     def log_prob(self, latent: Tensor, gaussian: Tensor) -> Tensor:
         """Log N(z̄; μ, σ²) in nats, (N,), of latents (N, D) and what `gaussian` gave."""
-        mean, log_variance = gaussian.chunk(2, dim=1)
-        log_variance = log_variance.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
-        squared = (self.latent_norm(latent) - mean).square() * (-log_variance).exp()
-        density: Tensor = -0.5 * (squared + log_variance + math.log(2 * math.pi)).sum(dim=1)
-        return density + self.latent_norm.log_det()
+        return _log_prob(self.latent_norm, latent, gaussian[:, : 2 * latent.shape[1]])
+
+    def auxiliary_log_prob(self, auxiliary: Tensor, gaussian: Tensor) -> Tensor:
+        """Log N(a; μ_a, σ_a²) in nats, (N,), of auxiliary values (N, S) and what `gaussian` gave."""
+        assert self.auxiliary_norm is not None
+        return _log_prob(self.auxiliary_norm, auxiliary, gaussian[:, -2 * auxiliary.shape[1] :])
+
+
+def _log_prob(norm: ActNorm, values: Tensor, gaussian: Tensor) -> Tensor:
+    """Log-density in nats, (N,), of values (N, K) whose `norm` has the Gaussian (μ, log σ²), (N, 2 K)."""
+    mean, log_variance = gaussian.chunk(2, dim=1)
+    log_variance = log_variance.clamp(-_LARGEST_LOG_VARIANCE, _LARGEST_LOG_VARIANCE)
+    squared = (norm(values) - mean).square() * (-log_variance).exp()
+    density: Tensor = -0.5 * (squared + log_variance + math.log(2 * math.pi)).sum(dim=1)
+    return density + norm.log_det()
 
 
 class Embedder(nn.Module):
@@ -154,6 +174,7 @@ class Embedder(nn.Module):
         kind: "published", or "residual", which a regression teaches first; see `ResidualEmbedder`.
         depth: of a vector's published embedder (widths, ends included).
         width: of a residual one.
+        auxiliary: values that a residual one guesses beside the latent.
     """
 
     def __init__(
@@ -163,6 +184,7 @@ class Embedder(nn.Module):
         kind: EmbedderKind = "published",
         depth: int = VECTOR_DEPTH,
         width: int = 64,
+        auxiliary: int = 0,
     ) -> None:
         super().__init__()
         self.outputs = outputs if shape else 0
@@ -170,7 +192,7 @@ class Embedder(nn.Module):
         if not shape:
             self.net = nn.Identity()
         elif kind == "residual":
-            self.net = ResidualEmbedder(shape, outputs, width)
+            self.net = ResidualEmbedder(shape, outputs, width, auxiliary)
         elif len(shape) == 1:
             self.net = VectorEmbedder(shape[0], outputs, depth)
         else:

@@ -115,6 +115,8 @@ BAD = [
     (["--model.network", "resnet5O"], "resnet50"),
     (["--model.autoencoder", "nowhere/vae.safetensors"], "nowhere/vae.safetensors"),
     (["--model.ema", "1.5"], "ema"),
+    (["--model.auxiliary", "[layer1]"], "embedder='residual'"),
+    (["--model.embedder=residual", "--model.auxiliary", "[layer9]"], "'layer1'"),
     (["--data.images", "nowhere"], "'nowhere' does not exist"),
     (["--ckpt_path", "nowhere.ckpt"], "'nowhere.ckpt' does not exist"),
     (["-c", "nowhere.yaml"], "nowhere.yaml"),
