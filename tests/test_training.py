@@ -238,6 +238,10 @@ def test_a_residual_embedder_learns_first_and_then_the_blocks_do_and_with_them_o
         def on_train_batch_start(self, trainer, pl_module, *args):
             keep(trainer.global_step, pl_module)
 
+        def on_train_batch_end(self, trainer, pl_module, outputs, *args):
+            beside = bool(options["auxiliary"]) and pl_module.regressing(trainer.global_step - 1)
+            assert (float(outputs["loss"]) != float(outputs["nll"])) == beside
+
     training = train(its, tmp_path, act=Watch(), optimizer=optimizer, **options)
     keep(10, training)
 

@@ -142,6 +142,43 @@ def test_the_regression_of_a_residual_embedder_and_the_flow_told_by_it_meet_thei
     assert_meets_truth(flow.eval(), draw, sigma, posterior)
 
 
+def test_the_regression_of_auxiliary_values_meets_its_closed_form_beside_the_latents() -> None:
+    """a = C z̄ has the posterior N(C G z, C Cov(z̄ | z) Cᵀ); the regression of z̄ goes on as without it."""
+    sigma, noise = covariance(), 0.5
+    matrix = torch.tensor([[1.0, 0.5, 0.0, -0.3], [0.0, 0.4, 1.0, 0.6]])
+    mixing = torch.tensor([[0.3, -1.0, 0.8, 0.5], [1.0, 0.2, -0.4, 0.0], [0.0, 0.6, 0.1, -1.2]])
+    draw = drawer(sigma, matrix, noise)
+    gain, posterior = posterior_of(sigma, matrix, noise)
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    flow = ConditionalFlow(
+        D, (2,), blocks=1, width=8, embedder="residual", embedder_width=4, embedder_auxiliary=3
+    )
+    net = flow.residual_embedder
+    assert net is not None
+
+    def both(latent: Tensor, z: Tensor) -> Tensor:
+        told = flow.gaussian(z)
+        return net.log_prob(latent, told) + net.auxiliary_log_prob(latent @ mixing.T, told)
+
+    first = net.regression_parameters()
+    matrices = [each for each in first if each.dim() > 1]
+    learn(both, MuonAdam(first, matrices, lr=0.02, betas=(0.9, 0.99)), partial(draw, 384, generator), 600)
+
+    latent, z = draw(20_000, torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        told = flow.gaussian(z)
+        found = [net.log_prob(latent, told), net.auxiliary_log_prob(latent @ mixing.T, told)]
+        norm = net.auxiliary_norm
+        assert norm is not None
+        mean = norm.inverse(told[:, 2 * D : 2 * D + 3])
+    for log_prob, spread in zip(found, (posterior, mixing @ posterior @ mixing.T)):
+        marginal = 0.5 * float((2 * math.pi * math.e * spread.diagonal()).log().sum())
+        assert -float(log_prob.mean()) == pytest.approx(marginal, rel=0.02)
+    truth = z @ gain.T @ mixing.T
+    assert float((mean - truth).square().mean() / truth.square().mean()) < 0.05**2
+
+
 def test_nothing_known_means_that_everything_remains() -> None:
     sigma = covariance()
     draw = drawer(sigma, torch.zeros(2, D), 1.0)
