@@ -315,6 +315,7 @@ class FlowTraining(LightningModule):
         return {
             "flow": self.flow.config,
             "layer": representation.layer,
+            "auxiliary": [each.layer for each in self.auxiliary],
             "network": representation.fingerprint(),
             "autoencoder": autoencoder.fingerprint(),  # type: ignore[operator]
             "average": self.average is not None,

@@ -7,30 +7,26 @@ from invariances.errors import UserError
 from invariances.representation import Representation, Representations
 
 
-def network():
-    with torch.random.fork_rng():
-        torch.manual_seed(5)
-        net = nn.Sequential(
-            nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
-        )
-    net.preprocessing = {"size": 32}
-    return net
+@pytest.fixture
+def vector():
+    """The last layer of a small network, a vector; its layers 0 and 1 give maps."""
+    layers = nn.Conv2d(3, 5, 3), nn.ReLU(), nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(5, 2)
+    return Representation(nn.Sequential(*layers), "4", size=32)
 
 
 def images():
     return torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
-def test_channel_statistics_are_mean_and_deviation_over_the_places_of_each_channel():
-    maps = Representation(network(), "1")
+def test_channel_statistics_are_mean_and_deviation_over_the_places_of_each_channel(vector):
+    maps = vector.at("1")
     found = ChannelStatistics(maps, "1")(images())
     places = maps(images()).flatten(2)
-    assert found.shape == (5, 12)
+    assert found.shape == (5, 10)
     assert torch.allclose(found, torch.cat([places.mean(2), places.std(2, correction=0)], 1), atol=1e-6)
 
 
-def test_channel_statistics_run_beside_their_layer_in_one_pass_and_are_told_from_it():
-    vector = Representation(network(), "4")
+def test_channel_statistics_run_beside_their_layer_in_one_pass_and_are_told_from_it(vector):
     statistics = ChannelStatistics(vector, "0")
     both = Representations([vector, vector.at("0"), statistics])(images())
     assert both.keys() == {"4", "0", "0 statistics"}
@@ -50,13 +46,13 @@ def test_channel_statistics_run_beside_their_layer_in_one_pass_and_are_told_from
         (["nine"], "residual", "'nine'"),
     ],
 )
-def test_auxiliary_layers_that_cannot_be_get_a_sentence(layers, embedder, expected):
+def test_auxiliary_layers_that_cannot_be_get_a_sentence(vector, layers, embedder, expected):
     with pytest.raises(UserError, match=expected):
-        auxiliary_targets(Representation(network(), "4"), layers, embedder)
+        auxiliary_targets(vector, layers, embedder)
 
 
-def test_no_auxiliary_layers_suit_any_embedder():
-    assert auxiliary_targets(Representation(network(), "4"), [], "published") == []
+def test_no_auxiliary_layers_suit_any_embedder(vector):
+    assert auxiliary_targets(vector, [], "published") == []
 
 
 SHAPES = {

@@ -266,6 +266,15 @@ def test_a_stopped_regression_resumes_to_the_bit(regressed, tmp_path, stop):
     assert_same_run(whole, tmp_path, train(its, tmp_path, resume=True, samples_every=2, **options))
 
 
+def test_a_run_with_auxiliary_layers_is_not_gone_on_with_others(setup, tmp_path):
+    representation, vae, _ = setup
+    first, other = (auxiliary_targets(representation, [layer], "residual") for layer in "01")
+    its = representation, vae, prepared(representation, vae, tmp_path / "features", [*first, *other])
+    train(its, tmp_path, steps=2, auxiliary=first, **RESIDUAL)
+    with pytest.raises(UserError, match="another auxiliary"):
+        train(its, tmp_path, resume=True, auxiliary=other, **RESIDUAL)
+
+
 def test_a_regression_is_measured_by_its_own_density_and_draws_no_samples(regressed):
     folder, training = regressed[2]
     found = rows(folder)
