@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -68,9 +69,9 @@ def auxiliary_targets(
     return [ChannelStatistics(representation, layer) for layer in layers]
 
 
-def stages(shapes: Mapping[str, Sequence[int]]) -> list[str]:
-    """The layers among these (as `Representation.layers` gives them) that are a network's stages or their blocks."""
-    return [name for name in shapes if name.startswith(_STAGES)]
+def stages(layers: Iterable[str]) -> list[str]:
+    """The names among these that are of a network's stages or their blocks."""
+    return [name for name in layers if name.startswith(_STAGES)]
 
 
 def shallower(shapes: Mapping[str, Sequence[int]], layer: str) -> tuple[str, ...]:
@@ -80,11 +81,11 @@ def shallower(shapes: Mapping[str, Sequence[int]], layer: str) -> tuple[str, ...
         shapes: of the network, in the order of the forward pass, as `Representation.layers` gives them.
         layer: one of them.
     """
-    names = list(shapes)
+    before = dict(takewhile(lambda each: each[0] != layer, shapes.items()))
     found: list[str] = []
     room = _MOST_VALUES
-    for name in stages(shapes):
-        if "." in name or names.index(name) >= names.index(layer) or not gives_maps(shapes[name]):
+    for name in stages(before):
+        if "." in name or not gives_maps(shapes[name]):
             continue
         room -= 2 * shapes[name][0]
         if room < 0 and found:

@@ -152,7 +152,7 @@ def layers_worth_seeing(shapes: Mapping[str, Sequence[int]], count: int = 4) -> 
     ]
     last = [name for name in ("softmax", "logits") if name in small][:1]
     room = max(1, count - len(last))
-    parts = [name for name in small if name in stages(shapes)]
+    parts = stages(small)
     whole = [name for name in parts if "." not in name]
     parts = whole if len(whole) >= room else parts
     names = [name for name in (parts or small) if name not in ("input", "logits", "softmax")]
