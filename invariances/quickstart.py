@@ -28,6 +28,7 @@ from .evaluation.invariance import bits_per_dim, variance
 from .evaluation.run import finite
 from .feature_pass import images_at
 from .fitting import fit_layers, of_each
+from .flow.cinn import Transform
 from .flow.embedder import EmbedderKind
 from .flow.residual import gives_maps
 from .interpreter import Interpreter
@@ -67,6 +68,8 @@ class Effort:
         embedder: of each flow, "residual" or "published", or by the layer's name; own photos: `embedder_for` chooses
             in place of "residual".
         embedder_width: of a residual one.
+        transform: of each flow, "coupling" or "continuous".
+        auxiliary: layers whose channels a residual embedder of vectors guesses too, or None for those of `shallower`.
         regression: share of the steps in which it learns, or None for those of `LAYERS`, and 0.6 elsewhere.
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
@@ -85,6 +88,8 @@ class Effort:
     depth: int = 1
     embedder: EmbedderKind | Mapping[str, EmbedderKind] = "residual"
     embedder_width: int = 32
+    transform: Transform = "coupling"
+    auxiliary: Sequence[str] | None = None
     regression: float | None = None
     held_out: int = 320
     samples: int = 4
@@ -196,6 +201,12 @@ def _fit(
     regressed = {
         layer for layer in layers if embedders[layer] == "residual" and not gives_maps(shapes[layer])
     }
+    beside = {
+        layer: (shallower(shapes, layer) if effort.auxiliary is None else effort.auxiliary)
+        if layer in regressed
+        else ()
+        for layer in layers
+    }
     fitted = fit_layers(
         world.network,
         layers,
@@ -214,11 +225,12 @@ def _fit(
         depth=effort.depth,
         embedder=embedders,
         embedder_width=effort.embedder_width,
+        transform=effort.transform,
         regression={
             layer: first if effort.regression is None else effort.regression
             for layer, (_, first) in shares.items()
         },
-        auxiliary={layer: shallower(shapes, layer) if layer in regressed else () for layer in layers},
+        auxiliary=beside,
         optimizer={layer: "muon" if layer in regressed else "muon_embedder" for layer in layers},
         weight_decay=effort.weight_decay,
         cache=_cache(),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .errors import UserError
-from .features import Batch
+from .features import Batch, seeded
 from .flow import ConditionalFlow
 from .interpreter import Interpreter
 from .learning_rate import RateSchedule, rate_factor
@@ -124,6 +124,10 @@ class FlowTraining(LightningModule):
         """Whether the step of this number (from 0; by default the one to come) is one of the embedder's regression."""
         return (self.global_step if step is None else step) < self.regression_steps
 
+    def matching(self, step: int | None = None) -> bool:
+        """Whether that step's loss is a squared error of velocities, which a continuous flow learns by."""
+        return self.flow.continuous and not self.regressing(step)
+
     def judge(self, step: int, held_out: float) -> None:
         """Remembers the lowest held-out loss (nats per dimension), its step, and the weights that reached it."""
         if held_out < self.lowest[1]:
@@ -136,7 +140,7 @@ class FlowTraining(LightningModule):
         return Interpreter(*self.frozen, self.kept)
 
     def nats_per_dim(self, loss: float) -> float:
-        """Negative log-likelihood in nats per dimension, loss / D + ½ log 2π."""
+        """Negative log-likelihood in nats per dimension, loss / D + ½ log 2π, where the loss is one of likelihood."""
         return loss / self.flow.latent_dim + 0.5 * math.log(2 * math.pi)
 
     def setup(self, stage: str) -> None:
@@ -148,30 +152,35 @@ class FlowTraining(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """mean(½‖v‖²) − mean(log |det|), or −mean(log N(z̄; μ, σ²)) of the regression; nats up to a constant.
 
-        This is `nll`; the `loss` of a regression with S auxiliary values adds −mean(log N(a; μ_a, σ_a²)) · D / S, so
+        A continuous flow: mean(`ConditionalFlow.matching_loss`), after its regression.
+
+        This is `value`; the `loss` of a regression with S auxiliary values adds −mean(log N(a; μ_a, σ_a²)) · D / S, so
         that they count as much as the latent.
         """
         latent, z, indices = batch
         net = self.flow.residual_embedder
         if net is not None and self.regressing():
             told = self.flow.gaussian(z)
-            nll = -net.log_prob(latent, told).mean() - 0.5 * self.flow.latent_dim * math.log(2 * math.pi)
-            loss = nll
+            value = -net.log_prob(latent, told).mean() - 0.5 * self.flow.latent_dim * math.log(2 * math.pi)
+            loss = value
             if self.auxiliary:
                 seen = self._auxiliary(indices)
                 share = self.flow.latent_dim / seen.shape[1]
                 loss = loss - share * net.auxiliary_log_prob(seen, told).mean()
+        elif self.flow.continuous:
+            noise = seeded("matching", self.seed, self.global_step, self.global_rank)
+            loss = value = self.flow.matching_loss(latent, z, self._gaussian(indices), noise).mean()
         else:
             invariance, log_det = self.flow(latent, z, self._gaussian(indices))
-            loss = nll = 0.5 * invariance.square().sum(dim=1).mean() - log_det.mean()
+            loss = value = 0.5 * invariance.square().sum(dim=1).mean() - log_det.mean()
         if self.trainer.world_size > 1:
             for each in self._idle():  # DistributedDataParallel waits for a gradient of each parameter
                 loss = loss + 0 * each.sum()
-        self.loss_sum = self.loss_sum.to(nll.device) + nll.detach()
+        self.loss_sum = self.loss_sum.to(value.device) + value.detach()
         self.loss_count += 1
         if loss.device.type == "cpu":
             self.check_finite()
-        return {"loss": loss, "nll": nll.detach()}
+        return {"loss": loss, "value": value.detach()}
 
     def _auxiliary(self, indices: Tensor) -> Tensor:
         """The auxiliary values (B, S) of these items."""
@@ -213,7 +222,7 @@ class FlowTraining(LightningModule):
         steps = self.trainer.estimated_stepping_batches - self.regression_steps
         seen = steps * data.batch_size * self.trainer.world_size
         net = self.flow.residual_embedder
-        told = 0 if net is None else net.last.in_features // 2
+        told = 0 if net is None else net.told // 2
         if features.n > seen or features.n * told > _MOST_REMEMBERED:
             return None
         with tqdm(total=features.n, desc="embeddings", unit="img", delay=2, disable=not data.progress) as bar:

@@ -28,6 +28,7 @@ from .report import save_grid
 from .run import LAST, METRICS, SAMPLES, Stopped, atomic
 
 _PICTURES, _SAMPLES = 6, 6
+_COLUMNS = ("nll", "matching", "held_out_nll", "learning_rate")
 _BY_HEART = 0.05
 """Nats per dimension that the held-out loss may lie above its lowest before the end of a run says so."""
 
@@ -75,6 +76,7 @@ class Measure(Callback):
 
     `nll` is the mean loss since the last row, `held_out_nll` that of the pictures held out, both in nats per
     dimension (of the Gaussian that a residual embedder regresses, as long as it does); `learning_rate` is the step's.
+    A continuous flow learns by another loss, `matching`, and `nll` stays blank then.
     """
 
     def __init__(self) -> None:
@@ -96,7 +98,7 @@ class Measure(Callback):
         if step % every and not last:
             return
         pl_module.check_finite()
-        row = {"epoch": float(trainer.current_epoch), "nll": pl_module.nats_per_dim(pl_module.take_loss())}
+        row = {"epoch": float(trainer.current_epoch), **self._loss(pl_module, step)}
         row["learning_rate"] = max(group["lr"] for group in trainer.optimizers[0].param_groups)
         if last:
             regressed = pl_module.regressing(step - 1)
@@ -107,6 +109,11 @@ class Measure(Callback):
         self.latest.update(row)
         for logger in trainer.loggers:
             logger.log_metrics(row, step)
+
+    @staticmethod
+    def _loss(training: Any, step: int) -> dict[str, float]:
+        loss = training.take_loss()
+        return {"matching": loss} if training.matching(step - 1) else {"nll": training.nats_per_dim(loss)}
 
     @staticmethod
     def _held_out(trainer: Any, training: Any, gaussian: bool) -> float:
@@ -218,7 +225,7 @@ class MetricsFile(Logger):
     A resumed run drops the rows of steps that it will do again, so the file reads as if nothing had happened.
     """
 
-    def __init__(self, path: Path, columns: Sequence[str] = ("nll", "held_out_nll", "learning_rate")) -> None:
+    def __init__(self, path: Path, columns: Sequence[str] = _COLUMNS) -> None:
         super().__init__()
         self.path, self.columns = path, ("step", "epoch", *columns)
 
@@ -269,7 +276,7 @@ def _measure(trainer: Trainer) -> Measure:
 
 
 class Progress(Callback):
-    """A bar on stderr: what learns, steps, time left, loss and held-out loss in nats per dimension."""
+    """A bar on stderr: what learns, steps, time left, its loss and the held-out one in nats per dimension."""
 
     def __init__(self) -> None:
         self.bar: tqdm[Any] | None = None
@@ -295,7 +302,9 @@ class Progress(Callback):
             return
         if trainer.global_step % 10 == 0:
             self.bar.set_description(self._learning(pl_module), refresh=False)
-            shown = {"nats/dim": pl_module.nats_per_dim(float(outputs["nll"]))}
+            value = float(outputs["value"])
+            matching = pl_module.matching(trainer.global_step - 1)
+            shown = {"matching": value} if matching else {"nats/dim": pl_module.nats_per_dim(value)}
             latest = _measure(trainer).latest
             if "held_out_nll" in latest:
                 shown["held out"] = latest["held_out_nll"]

@@ -108,10 +108,11 @@ def train(
     progress=False,
     embedder="published",
     auxiliary=(),
+    transform="coupling",
     **options,
 ):
     representation, vae, data = setup
-    sizes = {"blocks": 2, "width": 8, "depth": 1}
+    sizes = {"blocks": 2, "width": 8, "depth": 1, "transform": transform}
     if embedder != "published":
         sizes |= {"embedder": embedder, "embedder_width": 2}
     flow = new_flow(representation, vae, 3, auxiliary, **sizes)
@@ -191,6 +192,27 @@ def test_a_run_by_muon_resumes_to_the_bit_and_is_not_taken_for_one_by_adam(setup
     assert_same_run(whole, tmp_path / "part", train(setup, tmp_path / "part", resume=True, **options))
 
 
+@pytest.mark.parametrize("embedder", ["published", "residual"])
+def test_a_run_of_a_continuous_flow_reports_its_matching_loss_and_resumes_to_the_bit(
+    setup, tmp_path, embedder
+):
+    options = {"transform": "continuous", "embedder": embedder, "regression": 0.4, "optimizer": "muon"}
+    whole = tmp_path / "whole", train(setup, tmp_path / "whole", **options)
+    first = 4 if embedder == "residual" else 0
+    for row in rows(tmp_path / "whole"):
+        regressed = int(row["step"]) <= first
+        assert (row["nll"] != "", row["matching"] != "") == (regressed, not regressed)
+    assert [int(row["step"]) for row in rows(whole[0]) if row["held_out_nll"]] == [3, 6, 9, 10]
+    assert (
+        whole[1].average.blocks[0].norm.loc.abs().sum() > 0
+    )  # of the first batch of velocities, kept as it is
+    with pytest.raises(Stopped):
+        train(setup, tmp_path / "part", act=(first + 1, terminate), **options)
+    with pytest.raises(UserError, match="another flow"):
+        train(setup, tmp_path / "part", resume=True, **{**options, "transform": "coupling"})
+    assert_same_run(whole, tmp_path / "part", train(setup, tmp_path / "part", resume=True, **options))
+
+
 @pytest.mark.parametrize(
     ("optimizer", "parts"),
     [("adam", set()), ("muon_embedder", {"embedder"}), ("muon", {"embedder", "blocks"})],
@@ -240,7 +262,7 @@ def test_a_residual_embedder_learns_first_and_then_the_blocks_do_and_with_them_o
 
         def on_train_batch_end(self, trainer, pl_module, outputs, *args):
             beside = bool(options["auxiliary"]) and pl_module.regressing(trainer.global_step - 1)
-            assert (float(outputs["loss"]) != float(outputs["nll"])) == beside
+            assert (float(outputs["loss"]) != float(outputs["value"])) == beside
 
     training = train(its, tmp_path, act=Watch(), optimizer=optimizer, **options)
     keep(10, training)

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from invariances.errors import UserError
 
+from .continuous import ContinuousTransform
 from .embedder import VECTOR_DEPTH, Embedder, EmbedderKind, ResidualEmbedder, log_probabilities
 from .layers import LIMIT, FlowBlock
+
+Transform = Literal["coupling", "continuous"]
 
 
 class ConditionalFlow(nn.Module):
     """v = t(z̄ | z), with log p(z̄ | z) = log N(v; 0, I) + log |det ∂v/∂z̄|.
 
-    `blocks` times ActNorm, double affine coupling and a fixed random permutation, each block told the
-    embedded representation. What v says, z̄ knows and z does not: the invariances of the layer.
+    "coupling", as published: `blocks` times ActNorm, double affine coupling and a fixed random permutation, each block
+    told the embedded representation. "continuous": one `ContinuousTransform`, told it at all times. What v says, z̄
+    knows and z does not: the invariances of the layer.
 
     Latents and invariances are (N, D), or (N, D, 1, 1); representations are (N, C) or (N, C, H, W),
     vectors also (N, C, 1, 1). Values between blocks are held within ±1e12, so that even a representation
@@ -28,8 +32,8 @@ class ConditionalFlow(nn.Module):
     Args:
         latent_dim: D, at least 2.
         representation_shape: (C,) or (C, H, W), without batch; () or None for an unconditional flow.
-        blocks: number of blocks.
-        width: of the hidden layers of the coupling's nets.
+        blocks: number of blocks; of a continuous transform, residual blocks of its velocity.
+        width: of the hidden layers of the coupling's nets, or of the velocity.
         depth: number of their hidden layers, width to width, after the first.
         embedder: "published", or "residual": see `ResidualEmbedder`.
         embedder_depth: widths, ends included, of a vector's published embedder (4; the published flow on the
@@ -38,6 +42,7 @@ class ConditionalFlow(nn.Module):
         embedder_auxiliary: values, besides the latent, that a residual one learns to guess: see `ResidualEmbedder`.
         probabilities: the representation is a softmax: its logarithm is embedded (the published flows embed
             probabilities as they are, and so lose what lies in the faint ones).
+        transform: "coupling" or "continuous".
 
     Raises:
         UserError: where a size is impossible, or a tensor has another shape than announced here.
@@ -55,6 +60,7 @@ class ConditionalFlow(nn.Module):
         embedder_width: int = 64,
         embedder_auxiliary: int = 0,
         probabilities: bool = False,
+        transform: Transform = "coupling",
     ) -> None:
         super().__init__()
         shape = [int(size) for size in representation_shape or ()]
@@ -63,9 +69,11 @@ class ConditionalFlow(nn.Module):
         _check(latent_dim, shape, blocks, width, depth, embedder_depth)
         if embedder not in get_args(EmbedderKind) or embedder_width < 1 or embedder_auxiliary < 0:
             raise UserError(
-                f"an embedder {embedder!r} of width {embedder_width} cannot be made; use 'published' or 'residual', "
-                "and a width of at least 1"
+                f"an embedder {embedder!r} of width {embedder_width} with {embedder_auxiliary} auxiliary values cannot "
+                "be made; use 'published' or 'residual', a width of at least 1, and 0 values or more"
             )
+        if transform not in get_args(Transform):
+            raise UserError(f"transform {transform!r} is unknown; use 'coupling' or 'continuous'")
         self.latent_dim = latent_dim
         self.representation_shape = tuple(shape)
         self.config: dict[str, Any] = {
@@ -79,12 +87,23 @@ class ConditionalFlow(nn.Module):
             "embedder_width": embedder_width,
             "embedder_auxiliary": embedder_auxiliary,
             "probabilities": probabilities,
+            "transform": transform,
         }
+        self.continuous = transform == "continuous"
         self.embedder = Embedder(
-            shape, latent_dim, embedder, embedder_depth, embedder_width, embedder_auxiliary
+            shape,
+            latent_dim,
+            embedder,
+            embedder_depth,
+            embedder_width,
+            embedder_auxiliary,
+            mixes=not self.continuous,
         )
+        told = self.embedder.outputs
         self.blocks = nn.ModuleList(
-            FlowBlock(latent_dim, self.embedder.outputs, width, depth) for _ in range(blocks)
+            [ContinuousTransform(latent_dim, told, width, blocks, depth)]
+            if self.continuous
+            else [FlowBlock(latent_dim, told, width, depth) for _ in range(blocks)]
         )
 
     def forward(
@@ -101,6 +120,20 @@ class ConditionalFlow(nn.Module):
             x, block_log_det = block(x, condition)
             log_det = log_det + block_log_det
         return x, log_det
+
+    def matching_loss(
+        self,
+        latent: Tensor,
+        representation: Tensor | None,
+        gaussian: Tensor | None,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """What a continuous transform learns by, (N,): see `ContinuousTransform.matching_loss`."""
+        x = self._vectors(latent, "latent")
+        condition = self._condition(representation, len(x)) if gaussian is None else self._mixed(gaussian)
+        transform = self.blocks[0]
+        assert isinstance(transform, ContinuousTransform)
+        return transform.matching_loss(x, condition, generator)
 
     def inverse(self, invariance: Tensor, representation: Tensor | None = None) -> Tensor:
         """The latents (N, D) whose invariances (N, D), given the representations, these are."""
@@ -155,7 +188,7 @@ class ConditionalFlow(nn.Module):
         return latents.view(len(embedding), n, self.latent_dim)
 
     def embed(self, representation: Tensor | None = None) -> Tensor:
-        """The embedded representations (N, D); (N, 0) where the flow has none."""
+        """The embedded representations (N, E); (N, 0) where the flow has none."""
         if not self.representation_shape:
             return self._weight().new_zeros(1 if representation is None else len(representation), 0)
         expected = self.representation_shape
@@ -182,7 +215,7 @@ class ConditionalFlow(nn.Module):
 
     def _inverse(self, y: Tensor, condition: Tensor) -> Tensor:
         for block in reversed(self.blocks):
-            assert isinstance(block, FlowBlock)
+            assert isinstance(block, (FlowBlock, ContinuousTransform))
             y = block.inverse(y, condition)
         return y
 

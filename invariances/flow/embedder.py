@@ -90,24 +90,33 @@ class ResidualEmbedder(nn.Module):
     reads maps, which take most of a step's time, it is `still` (no gradient passes it in training mode) and W alone
     learns. In training on processors that compute in bfloat16 maps are read in it.
 
+    A continuous transform is told mean and variance as they are, normalised (`mixes` is false), and only what the
+    regression found: the network is still then, whatever it reads.
+
     With auxiliary values a (what the network saw at shallower layers, `ChannelStatistics`) their Gaussian,
     N(a; μ_a(z), σ_a²(z)), is learned beside the latent's, and W mixes both.
 
     Args:
         shape: Of the representation without batch.
-        outputs: D, of the latent and of e.
+        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S.
         width: Of the `residual_network`.
         auxiliary: S, of a.
+        mixes: Whether W mixes what is told.
     """
 
-    def __init__(self, shape: Sequence[int], outputs: int, width: int, auxiliary: int = 0) -> None:
+    last: nn.Module
+
+    def __init__(
+        self, shape: Sequence[int], outputs: int, width: int, auxiliary: int = 0, mixes: bool = True
+    ) -> None:
         super().__init__()
-        told = 2 * (outputs + auxiliary)
+        self.told = told = 2 * (outputs + auxiliary)
         self.regression = residual_network(shape, width, told, "group")
         self.latent_norm = ActNorm(outputs)
         self.auxiliary_norm = ActNorm(auxiliary) if auxiliary else None
-        self.last = Pointwise(told, outputs)
-        self.still = gives_maps(shape)
+        self.last = Pointwise(told, outputs) if mixes else ActNorm(told)
+        self.maps = gives_maps(shape)
+        self.still = self.maps or not mixes
 
     @property
     def whitening(self) -> Whitening | None:
@@ -115,7 +124,7 @@ class ResidualEmbedder(nn.Module):
         return next((each for each in self.regression if isinstance(each, Whitening)), None)
 
     def forward(self, representation: Tensor) -> Tensor:
-        """(N, D) of (N, *shape)."""
+        """(N, E) of (N, *shape)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.still and self.training)):
             gaussian = self.gaussian(representation)
         return self.mixed(gaussian)
@@ -133,13 +142,13 @@ class ResidualEmbedder(nn.Module):
         return [each for norm in norms for each in norm.parameters()]
 
     def mixed(self, gaussian: Tensor) -> Tensor:
-        """The embedding e, (N, D), of what `gaussian` gives."""
+        """The embedding e, (N, E), of what `gaussian` gives."""
         embedding: Tensor = self.last(gaussian)
         return embedding
 
     def gaussian(self, representation: Tensor) -> Tensor:
         """(μ, log σ²) of the normalised latent, then (μ_a, log σ_a²) of normalised auxiliary values; (N, 2 D + 2 S)."""
-        half = self.still and self.training and representation.device.type == "cpu" and bfloat16()
+        half = self.maps and self.training and representation.device.type == "cpu" and bfloat16()
         if half:
             representation = representation.contiguous(memory_format=torch.channels_last)
         with torch.autocast(representation.device.type, torch.bfloat16, enabled=half):
@@ -166,7 +175,7 @@ def _log_prob(norm: ActNorm, values: Tensor, gaussian: Tensor) -> Tensor:
 
 
 class Embedder(nn.Module):
-    """e = embed(z): (N, C) or (N, C, H, W) → (N, D); (N, 0) for a flow without representation.
+    """e = embed(z): (N, C) or (N, C, H, W) → (N, E); (N, 0) for a flow without representation.
 
     Args:
         shape: of the representation without batch: (C,), (C, H, W) or ().
@@ -175,6 +184,7 @@ class Embedder(nn.Module):
         depth: of a vector's published embedder (widths, ends included).
         width: of a residual one.
         auxiliary: values that a residual one guesses beside the latent.
+        mixes: as of `ResidualEmbedder`; E is D but where that is false.
     """
 
     def __init__(
@@ -185,6 +195,7 @@ class Embedder(nn.Module):
         depth: int = VECTOR_DEPTH,
         width: int = 64,
         auxiliary: int = 0,
+        mixes: bool = True,
     ) -> None:
         super().__init__()
         self.outputs = outputs if shape else 0
@@ -192,13 +203,14 @@ class Embedder(nn.Module):
         if not shape:
             self.net = nn.Identity()
         elif kind == "residual":
-            self.net = ResidualEmbedder(shape, outputs, width, auxiliary)
+            self.net = ResidualEmbedder(shape, outputs, width, auxiliary, mixes)
+            self.outputs = outputs if mixes else self.net.told
         elif len(shape) == 1:
             self.net = VectorEmbedder(shape[0], outputs, depth)
         else:
             self.net = MapEmbedder(shape[0], shape[1], shape[2], outputs)
 
     def forward(self, representation: Tensor) -> Tensor:
-        """(N, D) from a representation of the shape announced; |e| is held below 1e12."""
+        """(N, E) from a representation of the shape announced; |e| is held below 1e12."""
         embedding: Tensor = self.net(representation)
         return embedding.clamp(-LIMIT, LIMIT)

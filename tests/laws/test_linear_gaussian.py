@@ -179,6 +179,32 @@ def test_the_regression_of_auxiliary_values_meets_its_closed_form_beside_the_lat
     assert float((mean - truth).square().mean() / truth.square().mean()) < 0.05**2
 
 
+def test_a_continuous_flow_meets_the_closed_form() -> None:
+    sigma, noise, n = covariance(), 0.5, 256
+    matrix = torch.tensor([[1.0, 0.5, 0.0, -0.3], [0.0, 0.4, 1.0, 0.6]])
+    draw = drawer(sigma, matrix, noise)
+    gain, posterior = posterior_of(sigma, matrix, noise)
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    flow = ConditionalFlow(D, (2,), blocks=2, width=64, depth=1, transform="continuous")
+
+    def matching(latent: Tensor, z: Tensor) -> Tensor:
+        return -flow.matching_loss(latent, z, None, generator)
+
+    optimizer = MuonAdam(flow.parameters(), [], lr=5e-3, betas=(0.9, 0.99))
+    learn(matching, optimizer, partial(draw, 384, generator), 1000)
+    assert_meets_truth(flow.eval(), draw, sigma, posterior)
+
+    _, z = draw(300, torch.Generator().manual_seed(1))
+    samples = flow.sample(z, n, generator=torch.Generator().manual_seed(2))
+    centred = samples - samples.mean(1, keepdim=True)
+    estimated = (centred.transpose(1, 2) @ centred).mean(0) / (n - 1)
+    assert float((estimated - posterior).norm() / posterior.norm()) < 0.05
+    truth = z @ gain.T
+    error = (samples.mean(1) - truth).square().sum(1).mean() - posterior.trace() / n
+    assert float(error.clamp(min=0).sqrt() / truth.square().sum(1).mean().sqrt()) < 0.07
+
+
 def test_nothing_known_means_that_everything_remains() -> None:
     sigma = covariance()
     draw = drawer(sigma, torch.zeros(2, D), 1.0)
