@@ -263,10 +263,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_wh
     assert checkpoint["global_step"] > step
 
 
+REGRESSED = ["--model.embedder=residual", "--model.embedder_width=2", "--model.regression=0.5"]
+
+
 @pytest.mark.parametrize(
     "embedder",
-    [[], ["--model.embedder=residual", "--model.embedder_width=2", "--model.regression=0.5"]],
-    ids=["published", "residual"],
+    [[], REGRESSED, [*REGRESSED, "--model.transform=continuous"]],
+    ids=["published", "residual", "continuous"],
 )
 def test_two_processes_train_one_flow(words, tmp_path, embedder):
     ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--model.ema=0.9"]
