@@ -153,7 +153,7 @@ class ConditionalFlow(nn.Module):
         return self.embedder.net if isinstance(self.embedder.net, ResidualEmbedder) else None
 
     def gaussian(self, representation: Tensor) -> Tensor:
-        """(N, 2 D + 2 S), all that a residual embedder passes on: see `ResidualEmbedder.gaussian`."""
+        """(N, 2 D + 2 S) or longer, all that a residual embedder passes on: see `ResidualEmbedder.gaussian`."""
         assert self.residual_embedder is not None
         return self.residual_embedder.gaussian(self.read(self._announced(representation)))
 

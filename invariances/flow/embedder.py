@@ -90,15 +90,16 @@ class ResidualEmbedder(nn.Module):
     reads maps, which take most of a step's time, it is `still` (no gradient passes it in training mode) and W alone
     learns. In training on processors that compute in bfloat16 maps are read in it.
 
-    A continuous transform is told mean and variance as they are, normalised (`mixes` is false), and only what the
-    regression found: the network is still then, whatever it reads.
+    A continuous transform is told mean and variance as they are, normalised, and beside them a vector's whitened
+    representation (`mixes` is false): its own network finds more there than two moments say. The regression is still
+    then, whatever it reads.
 
     With auxiliary values a (what the network saw at shallower layers, `ChannelStatistics`) their Gaussian,
     N(a; μ_a(z), σ_a²(z)), is learned beside the latent's, and W mixes both.
 
     Args:
         shape: Of the representation without batch.
-        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S.
+        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S, and C more of vectors.
         width: Of the `residual_network`.
         auxiliary: S, of a.
         mixes: Whether W mixes what is told.
@@ -110,8 +111,10 @@ class ResidualEmbedder(nn.Module):
         self, shape: Sequence[int], outputs: int, width: int, auxiliary: int = 0, mixes: bool = True
     ) -> None:
         super().__init__()
-        self.told = told = 2 * (outputs + auxiliary)
-        self.regression = residual_network(shape, width, told, "group")
+        moments = 2 * (outputs + auxiliary)
+        self.regression = residual_network(shape, width, moments, "group")
+        self.direct = not mixes and self.whitening is not None
+        self.told = told = moments + (shape[0] if self.direct else 0)
         self.latent_norm = ActNorm(outputs)
         self.auxiliary_norm = ActNorm(auxiliary) if auxiliary else None
         self.last = Pointwise(told, outputs) if mixes else ActNorm(told)
@@ -147,13 +150,20 @@ class ResidualEmbedder(nn.Module):
         return embedding
 
     def gaussian(self, representation: Tensor) -> Tensor:
-        """(μ, log σ²) of the normalised latent, then (μ_a, log σ_a²) of normalised auxiliary values; (N, 2 D + 2 S)."""
+        """(μ, log σ²) of the normalised latent, then (μ_a, log σ_a²) of normalised auxiliary values; (N, 2 D + 2 S).
+
+        For a continuous transform a vector's whitened representation follows, C more.
+        """
         half = self.maps and self.training and representation.device.type == "cpu" and bfloat16()
         if half:
             representation = representation.contiguous(memory_format=torch.channels_last)
         with torch.autocast(representation.device.type, torch.bfloat16, enabled=half):
             gaussian: Tensor = self.regression(representation)
-        return gaussian.to(representation.dtype)
+        gaussian = gaussian.to(representation.dtype)
+        if self.direct:
+            assert self.whitening is not None
+            gaussian = torch.cat([gaussian, self.whitening(representation.flatten(1))], dim=1)
+        return gaussian
 
     def log_prob(self, latent: Tensor, gaussian: Tensor) -> Tensor:
         """Log N(z̄; μ, σ²) in nats, (N,), of latents (N, D) and what `gaussian` gave."""
@@ -162,7 +172,8 @@ class ResidualEmbedder(nn.Module):
     def auxiliary_log_prob(self, auxiliary: Tensor, gaussian: Tensor) -> Tensor:
         """Log N(a; μ_a, σ_a²) in nats, (N,), of auxiliary values (N, S) and what `gaussian` gave."""
         assert self.auxiliary_norm is not None
-        return _log_prob(self.auxiliary_norm, auxiliary, gaussian[:, -2 * auxiliary.shape[1] :])
+        start = 2 * self.latent_norm.loc.numel()
+        return _log_prob(self.auxiliary_norm, auxiliary, gaussian[:, start : start + 2 * auxiliary.shape[1]])
 
 
 def _log_prob(norm: ActNorm, values: Tensor, gaussian: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from invariances.__main__ import main
 from invariances.data.images import to_uint8
 from invariances.data.shapes import FACTORS, Shapes
 from invariances.own_pictures import MOST_CROPS, crops_of_each
-from invariances.quickstart import Effort
+from invariances.quickstart import Effort, quickstart
 
 TINY = Effort(
     pictures=48,
@@ -128,6 +128,15 @@ def test_layers_are_given_as_words(tmp_path) -> None:
     assert main(["quickstart", *words]) == 0
     summary = json.loads((tmp_path / "q" / "summary.json").read_text())
     assert list(summary["layers"]) == ["stage4", "logits"]
+
+
+def test_continuous_flows_with_auxiliary_layers_of_ones_own_choice(tmp_path) -> None:
+    effort = replace(TINY, steps=6, transform="continuous", auxiliary=["stage1"])
+    summary = quickstart(tmp_path / "q", layers=["pool"], effort=effort, progress=False)
+    assert set(summary["layers"]["pool"]) >= PLAIN
+    (run,) = (tmp_path / "q" / "runs").iterdir()
+    model = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    assert (model["transform"], model["auxiliary"]) == ("continuous", ["stage1"])
 
 
 def test_errors_and_help(tmp_path, capsys) -> None:

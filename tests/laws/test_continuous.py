@@ -120,13 +120,16 @@ def test_flow_matching_teaches_the_velocity_and_what_normalises_for_it_and_nothi
     config = {"latent_dim": 4, "representation_shape": (5,), "blocks": 1, "width": 8}
     flow, latent, z = make({**config, "embedder": "residual", "embedder_width": 2}, 0, dtype=torch.float32)
     net = flow.residual_embedder
+    net.whitening.weight.mul_(3)
     flow.train().matching_loss(latent, z, None, torch.Generator().manual_seed(0)).sum().backward()
     still = {*net.done_parameters(), *flow.blocks[0].norm.parameters()}
     assert {each for each in flow.parameters() if each.grad is None} == still
     told = flow.gaussian(z)
     flow.eval()
     assert torch.equal(flow(latent, z)[0], flow(latent, gaussian=told)[0])
-    assert flow.embed(z).shape == (6, 8)  # mean and log-variance of four latents, none of them mixed
+    # mean and log-variance of four latents, and the vector itself, none of them mixed
+    assert torch.equal(told[:, 8:], net.whitening(z))
+    assert flow.embed(z).shape == (6, 8 + 5)
 
 
 def test_an_unknown_transform_gets_a_sentence():
