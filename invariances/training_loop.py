@@ -28,7 +28,7 @@ from .report import save_grid
 from .run import LAST, METRICS, SAMPLES, Stopped, atomic
 
 _PICTURES, _SAMPLES = 6, 6
-_COLUMNS = ("nll", "matching", "held_out_nll", "learning_rate")
+_COLUMNS = ("nll", "held_out_nll", "learning_rate", "matching")
 _BY_HEART = 0.05
 """Nats per dimension that the held-out loss may lie above its lowest before the end of a run says so."""
 
