@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -122,35 +123,17 @@ class ContinuousTransform(nn.Module):
                 found = jvp(lambda y: self.velocity(y, times, told), (x,), (signs,))
             return found[0], (found[1] * signs).sum(dim=1)
 
-        log_det = self.norm.log_det().expand(len(x))
-        step = -1 / STEPS
-        for k in range(STEPS):
-            time = 1 + k * step
-            a, trace_a = slope(x, time)
-            b, trace_b = slope(x + step / 2 * a, time + step / 2)
-            c, trace_c = slope(x + step / 2 * b, time + step / 2)
-            d, trace_d = slope(x + step * c, time + step)
-            x = (x + step / 6 * (a + 2 * b + 2 * c + d)).clamp(-LIMIT, LIMIT)
-            log_det = log_det + step / 6 * (trace_a + 2 * trace_b + 2 * trace_c + trace_d)
-        return x, log_det
+        x, log_det = _runge_kutta(slope, x, 1.0, 0.0)
+        return x, log_det + self.norm.log_det()
 
     def inverse(self, y: Tensor, condition: Tensor) -> Tensor:
         """The latents (N, D) that forward maps to y, but for the error of the steps."""
-        told = self.velocity.embed(condition)
+        told, nothing = self.velocity.embed(condition), y.new_zeros(len(y))
 
-        def slope(x: Tensor, time: float) -> Tensor:
-            velocity: Tensor = self.velocity(x, x.new_full((len(x),), time), told)
-            return velocity
+        def slope(x: Tensor, time: float) -> tuple[Tensor, Tensor]:
+            return self.velocity(x, x.new_full((len(x),), time), told), nothing
 
-        step = 1 / STEPS
-        for k in range(STEPS):
-            time = k * step
-            a = slope(y, time)
-            b = slope(y + step / 2 * a, time + step / 2)
-            c = slope(y + step / 2 * b, time + step / 2)
-            d = slope(y + step * c, time + step)
-            y = (y + step / 6 * (a + 2 * b + 2 * c + d)).clamp(-LIMIT, LIMIT)
-        return self.norm.inverse(y)
+        return self.norm.inverse(_runge_kutta(slope, y, 0.0, 1.0)[0])
 
     def matching_loss(self, x: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
         """E‖u(s x + (1 − s) ε, s | e) − (x − ε)‖² / D, (N,), of latents (N, D): ε ~ N(0, I), s uniform in [0, 1].
@@ -167,3 +150,19 @@ class ContinuousTransform(nn.Module):
             velocity = self.velocity(between, times, self.velocity.embed(condition))
         error: Tensor = (velocity.to(x.dtype) - (x - noise)).square().mean(dim=1)
         return error
+
+
+def _runge_kutta(
+    slope: Callable[[Tensor, float], tuple[Tensor, Tensor]], x: Tensor, start: float, stop: float
+) -> tuple[Tensor, Tensor]:
+    """The x (N, D) at time `stop` of what it is at `start`, and the integral (N,) of the slope's second part."""
+    step, integral = (stop - start) / STEPS, x.new_zeros(len(x))
+    for k in range(STEPS):
+        time = start + k * step
+        a, part_a = slope(x, time)
+        b, part_b = slope(x + step / 2 * a, time + step / 2)
+        c, part_c = slope(x + step / 2 * b, time + step / 2)
+        d, part_d = slope(x + step * c, time + step)
+        x = (x + step / 6 * (a + 2 * b + 2 * c + d)).clamp(-LIMIT, LIMIT)
+        integral = integral + step / 6 * (part_a + 2 * part_b + 2 * part_c + part_d)
+    return x, integral

@@ -40,7 +40,11 @@ def test_a_run_explains_itself(trained):
         "samples/step_0000004.png",
     } <= names
     assert any(name.startswith("tensorboard/events") for name in names)
-    assert (trained / "metrics.csv").read_text().startswith("step,epoch,nll,held_out_nll,learning_rate,matching\n1,0,")
+    assert (
+        (trained / "metrics.csv")
+        .read_text()
+        .startswith("step,epoch,nll,held_out_nll,learning_rate,matching\n1,0,")
+    )
 
 
 def test_its_config_trains_the_same_again(run, trained, tmp_path):
