@@ -203,9 +203,8 @@ def test_a_run_of_a_continuous_flow_reports_its_matching_loss_and_resumes_to_the
         regressed = int(row["step"]) <= first
         assert (row["nll"] != "", row["matching"] != "") == (regressed, not regressed)
     assert [int(row["step"]) for row in rows(whole[0]) if row["held_out_nll"]] == [3, 6, 9, 10]
-    assert (
-        whole[1].average.blocks[0].norm.loc.abs().sum() > 0
-    )  # of the first batch of velocities, kept as it is
+    # of the first batch that the velocity learned from
+    assert whole[1].average.blocks[0].norm.loc.abs().sum() > 0
     with pytest.raises(Stopped):
         train(setup, tmp_path / "part", act=(first + 1, terminate), **options)
     with pytest.raises(UserError, match="another flow"):

@@ -113,8 +113,7 @@ class ConditionalFlow(nn.Module):
 
         `gaussian` may come in place of these where the embedder is residual: what `self.gaussian` made of them.
         """
-        x = self._vectors(latent, "latent")
-        condition = self._condition(representation, len(x)) if gaussian is None else self._mixed(gaussian)
+        x, condition = self._told(latent, representation, gaussian)
         log_det = x.new_zeros(len(x))
         for block in self.blocks:
             x, block_log_det = block(x, condition)
@@ -129,8 +128,7 @@ class ConditionalFlow(nn.Module):
         generator: torch.Generator,
     ) -> Tensor:
         """What a continuous transform learns by, (N,): see `ContinuousTransform.matching_loss`."""
-        x = self._vectors(latent, "latent")
-        condition = self._condition(representation, len(x)) if gaussian is None else self._mixed(gaussian)
+        x, condition = self._told(latent, representation, gaussian)
         transform = self.blocks[0]
         assert isinstance(transform, ContinuousTransform)
         return transform.matching_loss(x, condition, generator)
@@ -229,6 +227,13 @@ class ConditionalFlow(nn.Module):
             f"{len(condition)} representations were given for {count} latents; give one for each, "
             "or one for all."
         )
+
+    def _told(
+        self, latent: Tensor, representation: Tensor | None, gaussian: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Latents (N, D) and what the blocks are told of them, (N, E)."""
+        x = self._vectors(latent, "latent")
+        return x, self._condition(representation, len(x)) if gaussian is None else self._mixed(gaussian)
 
     def _mixed(self, gaussian: Tensor) -> Tensor:
         assert self.residual_embedder is not None

@@ -145,8 +145,7 @@ class ContinuousTransform(nn.Module):
         noise = torch.randn(x.shape, generator=generator).to(x)
         times = ((torch.arange(count) + torch.rand(count, generator=generator)) / count).to(x)
         between = times[:, None] * x + (1 - times[:, None]) * noise
-        half = x.device.type == "cpu" and bfloat16()
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half or torch.is_autocast_enabled()):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16()):
             velocity = self.velocity(between, times, self.velocity.embed(condition))
         error: Tensor = (velocity.to(x.dtype) - (x - noise)).square().mean(dim=1)
         return error
