@@ -35,7 +35,7 @@ from .interpreter import Interpreter
 from .machine import bfloat16, cores
 from .own_pictures import WEIGHT_DECAY, World, embedder_for, layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
-from .recipes.shapes import CLASSIFIERS
+from .recipes.shapes import CLASSIFIERS, build_probes
 from .representation import Representation
 from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
@@ -73,6 +73,8 @@ class Effort:
         regression: share of the steps in which it learns, or None for those of `LAYERS`, and 0.6 elsewhere.
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
+        probe_width: of probes to train on the layers; None takes those that ship. On drawn pictures only.
+        probe_steps: of these, 96 pictures a step for maps, 512 for vectors.
         processes: flows that train at once; at most as many as there are cores.
         autoencoder_steps: own photos only.
         classifier_steps: own photos only.
@@ -93,6 +95,8 @@ class Effort:
     regression: float | None = None
     held_out: int = 320
     samples: int = 4
+    probe_width: int | None = None
+    probe_steps: int = 4000
     processes: int = 2
     autoencoder_steps: int = 3000
     classifier_steps: int = 600
@@ -125,7 +129,8 @@ def quickstart(
         top1_agreement, variance_remaining, and on drawn pictures `factors` and `probe`, kept shares by factor.
 
     Raises:
-        UserError: folder, network or layers cannot be used; a flat folder of photos comes without `network`.
+        UserError: folder, network or layers cannot be used; a flat folder of photos comes without `network`; probes
+            shall read photos.
     """
     started = time.monotonic()
     folder = Path(output)
@@ -138,6 +143,8 @@ def quickstart(
                 f"there is no layer {layer!r} in {network or NETWORK}; "
                 f"`invariances layers {network or NETWORK}` lists them"
             )
+    if images is not None and effort.probe_width is not None:
+        raise UserError("probes learn to read factors that drawn pictures alone have; leave probe_width out")
     if images is None:
         drawn = Shapes(effort.pictures, seed=1000 + seed), Shapes(effort.held_out, seed=2)
         world = World(*drawn, AUTOENCODER, network or NETWORK)
@@ -161,6 +168,7 @@ def quickstart(
         "images": "Shapes" if images is None else str(images),
         "layers": {},
     }
+    probes = {} if truth is None else _probes(fitted, readers, effort)
     for layer in tqdm(chosen, desc="looking at samples", unit="layer", disable=not progress):
         numbers = measure(fitted[layer], held_out, seed)
         if truth is None:
@@ -170,9 +178,10 @@ def quickstart(
                 fitted[layer], held_out, readers["reader"], truth, reconstruction, effort.samples, seed
             )
             numbers |= {**seen, "factors": factors}
-            probe = readers.get(f"{summary['network']}/{layer}")
-            if probe is not None:
-                numbers["probe"] = probed_factors(fitted[layer].representation, held_out, probe, truth)
+            if layer in probes:
+                numbers["probe"] = probed_factors(
+                    fitted[layer].representation, held_out, probes[layer], truth
+                )
         summary["layers"][layer] = numbers
     story = Story(summary, fitted, _shown(held_out, 6, seed))
     if images is None and network is None and layers is None:
@@ -249,6 +258,24 @@ def _fit(
 def _cache() -> CacheOptions:
     """Large batches, and half precision on processors that compute in it."""
     return CacheOptions(batch_size=128, half=bfloat16())
+
+
+def _probes(
+    fitted: Mapping[str, Interpreter], readers: Mapping[str, FactorReader], effort: Effort
+) -> dict[str, FactorReader]:
+    """The probes that ship, of the layers that have one, or new ones of all."""
+    cuts = {layer: interpreter.representation for layer, interpreter in fitted.items()}
+    if effort.probe_width is None:
+        names = {layer: f"{cut.network_name}/{layer}" for layer, cut in cuts.items()}
+        return {layer: readers[name] for layer, name in names.items() if name in readers}
+    probes: dict[str, FactorReader] = {}
+    for maps in (True, False):
+        layers = [layer for layer, cut in cuts.items() if gives_maps(cut.shape) == maps]
+        if layers:
+            probes |= build_probes(
+                cuts[layers[0]], layers, effort.probe_width, effort.probe_steps, maps and bfloat16()
+            )
+    return probes
 
 
 def measure(interpreter: Interpreter, held_out: Any, seed: int) -> dict[str, Any]:

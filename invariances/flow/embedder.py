@@ -90,16 +90,17 @@ class ResidualEmbedder(nn.Module):
     reads maps, which take most of a step's time, it is `still` (no gradient passes it in training mode) and W alone
     learns. In training on processors that compute in bfloat16 maps are read in it.
 
-    A continuous transform is told mean and variance as they are, normalised, and beside them a vector's whitened
-    representation (`mixes` is false): its own network finds more there than two moments say. The regression is still
-    then, whatever it reads.
+    A continuous transform is told mean and variance as they are, normalised (`mixes` is false), and beside them, of a
+    vector, what the regression's last hidden layer holds and the whitened representation: its own network finds more
+    there than two moments say. The regression is still then, whatever it reads.
 
     With auxiliary values a (what the network saw at shallower layers, `ChannelStatistics`) their Gaussian,
     N(a; μ_a(z), σ_a²(z)), is learned beside the latent's, and W mixes both.
 
     Args:
         shape: Of the representation without batch.
-        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S, and C more of vectors.
+        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S, and 16 · `width` + C
+            more of vectors (without C where they are too long to be whitened).
         width: Of the `residual_network`.
         auxiliary: S, of a.
         mixes: Whether W mixes what is told.
@@ -113,12 +114,15 @@ class ResidualEmbedder(nn.Module):
         super().__init__()
         moments = 2 * (outputs + auxiliary)
         self.regression = residual_network(shape, width, moments, "group")
-        self.direct = not mixes and self.whitening is not None
-        self.told = told = moments + (shape[0] if self.direct else 0)
+        self.maps = gives_maps(shape)
+        self.beside = not mixes and not self.maps
+        last = self.regression[-1]
+        assert isinstance(last, nn.Linear)
+        whitened = 0 if self.whitening is None else shape[0]
+        self.told = told = moments + (last.in_features + whitened if self.beside else 0)
         self.latent_norm = ActNorm(outputs)
         self.auxiliary_norm = ActNorm(auxiliary) if auxiliary else None
         self.last = Pointwise(told, outputs) if mixes else ActNorm(told)
-        self.maps = gives_maps(shape)
         self.still = self.maps or not mixes
 
     @property
@@ -152,18 +156,20 @@ class ResidualEmbedder(nn.Module):
     def gaussian(self, representation: Tensor) -> Tensor:
         """(μ, log σ²) of the normalised latent, then (μ_a, log σ_a²) of normalised auxiliary values; (N, 2 D + 2 S).
 
-        For a continuous transform a vector's whitened representation follows, C more.
+        For a continuous transform a vector's hidden layer and its whitened representation follow.
         """
         half = self.maps and self.training and representation.device.type == "cpu" and bfloat16()
         if half:
             representation = representation.contiguous(memory_format=torch.channels_last)
         with torch.autocast(representation.device.type, torch.bfloat16, enabled=half):
-            gaussian: Tensor = self.regression(representation)
-        gaussian = gaussian.to(representation.dtype)
-        if self.direct:
-            assert self.whitening is not None
-            gaussian = torch.cat([gaussian, self.whitening(representation.flatten(1))], dim=1)
-        return gaussian
+            hidden = self.regression[:-1](representation)
+            gaussian: Tensor = self.regression[-1](hidden)
+        told = [gaussian.to(representation.dtype)]
+        if self.beside:
+            told.append(hidden)
+            if self.whitening is not None:
+                told.append(self.whitening(representation.flatten(1)))
+        return torch.cat(told, dim=1)
 
     def log_prob(self, latent: Tensor, gaussian: Tensor) -> Tensor:
         """Log N(z̄; μ, σ²) in nats, (N,), of latents (N, D) and what `gaussian` gave."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +30,7 @@ from invariances.evaluation.factors import (
     reading_quality,
     save_readers,
 )
+from invariances.flow.residual import gives_maps
 from invariances.representation import Representation
 
 CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
@@ -198,7 +198,7 @@ def build_probes(
 ) -> dict[str, FactorReader]:
     """One probe for each layer, all maps or all vectors, trained together, calibrated on pictures of another seed."""
     world, taps = Shapes(ENDLESS, seed=31), Representation.many(network, list(layers))
-    vectors = all(math.prod(taps[layer].shape[1:]) == 1 for layer in layers)
+    vectors = not any(gives_maps(taps[layer].shape) for layer in layers)
     known = _features(taps, Shapes(min(VECTORS, steps * VECTOR_BATCH), seed=31)) if vectors else {}
     torch.manual_seed(0)
     probes = {

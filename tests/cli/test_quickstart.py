@@ -24,6 +24,7 @@ TINY = Effort(
     samples=2,
     autoencoder_steps=2,
     classifier_steps=2,
+    probe_steps=2,
     processes=1,
 )
 PLAIN = {"nll_bits_per_dim", "faithfulness_cosine", "top1_agreement", "variance_remaining"}
@@ -128,6 +129,20 @@ def test_layers_are_given_as_words(tmp_path) -> None:
     assert main(["quickstart", *words]) == 0
     summary = json.loads((tmp_path / "q" / "summary.json").read_text())
     assert list(summary["layers"]) == ["stage4", "logits"]
+
+
+def test_probes_of_ones_own_width_where_none_ship(tmp_path, capsys) -> None:
+    words = ["--network", "shapes_colour", "--layers", "stage4", "logits", "--output", str(tmp_path / "q")]
+    found = []
+    for width in ([], ["--probe_width", "2"]):
+        assert main(["quickstart", *words, *width]) == 0
+        layers = json.loads((tmp_path / "q" / "summary.json").read_text())["layers"]
+        found.append([set(numbers.get("probe", ())) for numbers in layers.values()])
+    assert found == [[set(), set()], [set(FACTORS), set(FACTORS)]]
+    folder = photos(tmp_path / "photos", ["left", "right"])
+    capsys.readouterr()
+    assert main(["quickstart", "--images", str(folder), *words[5:], "--probe_width", "2"]) == 2
+    assert "leave probe_width out" in capsys.readouterr().err
 
 
 def test_continuous_flows_with_auxiliary_layers_of_ones_own_choice(tmp_path) -> None:

@@ -127,9 +127,19 @@ def test_flow_matching_teaches_the_velocity_and_what_normalises_for_it_and_nothi
     told = flow.gaussian(z)
     flow.eval()
     assert torch.equal(flow(latent, z)[0], flow(latent, gaussian=told)[0])
-    # mean and log-variance of four latents, and the vector itself, none of them mixed
-    assert torch.equal(told[:, 8:], net.whitening(z))
-    assert flow.embed(z).shape == (6, 8 + 5)
+    # mean and log-variance of four latents, the 16 · 2 hidden units that give them, and the vector itself, none mixed
+    hidden = told[:, 8 : 8 + 32]
+    torch.testing.assert_close(net.regression[-1](hidden), told[:, :8])
+    assert torch.equal(told[:, 8 + 32 :], net.whitening(z))
+    assert flow.embed(z).shape == (6, 8 + 32 + 5)
+
+
+def test_vectors_too_long_to_be_whitened_are_told_by_the_hidden_layer_alone():
+    flow = ConditionalFlow(
+        4, (3000,), blocks=1, width=8, embedder="residual", embedder_width=2, transform="continuous"
+    )
+    assert flow.residual_embedder.whitening is None
+    assert flow.embed(torch.randn(6, 3000)).shape == (6, 8 + 32)
 
 
 def test_an_unknown_transform_gets_a_sentence():
