@@ -6,12 +6,11 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
-import torch
 from torch import Tensor
 
 from .errors import UserError
 from .flow.embedder import EmbedderKind
-from .flow.residual import gives_maps
+from .flow.residual import as_vectors, gives_maps
 from .representation import Representation
 from .taps import Tap
 
@@ -22,8 +21,8 @@ _STAGES = ("stage", "layer", "blocks", "features")
 class ChannelStatistics(Representation):
     """(μ_c, σ_c) of each channel of a map over its places: images (N, 3, H, W) → (N, 2 C).
 
-    What a texture or a colour is, wherever it lies, stands here almost by itself, while latents code it together with
-    all else that there is to see.
+    What a texture or a colour is stands here almost by itself (`as_vectors`), while latents code it together with all
+    else that there is to see.
 
     Args:
         network: Representation whose network is shared.
@@ -42,10 +41,7 @@ class ChannelStatistics(Representation):
         self.layer = f"{layer} statistics"
 
     def _read(self, inputs: Tensor, outputs: Mapping[Tap, Tensor]) -> Tensor:
-        z = super()._read(inputs, outputs).float()
-        mean = z.mean((2, 3))
-        centred = z - mean[:, :, None, None]
-        return torch.cat([mean, centred.square().mean((2, 3)).sqrt()], dim=1)
+        return as_vectors(super()._read(inputs, outputs).float())
 
     def fingerprint(self) -> str:
         """A hash of the network's modules and weights, the layer, the preprocessing, and of what is made of it."""

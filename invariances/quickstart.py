@@ -7,6 +7,7 @@ photos), measures what samples keep, and writes one page with its numbers beside
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +36,7 @@ from .interpreter import Interpreter
 from .machine import bfloat16, cores
 from .own_pictures import WEIGHT_DECAY, World, embedder_for, layers_worth_seeing, own_world
 from .quickstart_page import Story, write_page
-from .recipes.shapes import CLASSIFIERS, build_probes
+from .recipes.shapes import CLASSIFIERS, SMALL, build_probes
 from .representation import Representation
 from .run import atomic, check_writable
 from .training_data import CacheOptions, FeatureData
@@ -74,7 +75,7 @@ class Effort:
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
         probe_width: of probes to train on the layers; None takes those that ship. On drawn pictures only.
-        probe_steps: of these, 96 pictures a step for maps, 512 for vectors.
+        probe_steps: of these, 512 pictures a step for vectors and small maps, 96 for others.
         processes: flows that train at once; at most as many as there are cores.
         autoencoder_steps: own photos only.
         classifier_steps: own photos only.
@@ -240,7 +241,10 @@ def _fit(
             for layer, (_, first) in shares.items()
         },
         auxiliary=beside,
-        optimizer={layer: "muon" if layer in regressed else "muon_embedder" for layer in layers},
+        optimizer={
+            layer: "muon" if layer in regressed or effort.transform == "continuous" else "muon_embedder"
+            for layer in layers
+        },
         weight_decay=effort.weight_decay,
         cache=_cache(),
         checkpoint_every=max(effort.steps, 1),
@@ -269,11 +273,11 @@ def _probes(
         names = {layer: f"{cut.network_name}/{layer}" for layer, cut in cuts.items()}
         return {layer: readers[name] for layer, name in names.items() if name in readers}
     probes: dict[str, FactorReader] = {}
-    for maps in (True, False):
-        layers = [layer for layer, cut in cuts.items() if gives_maps(cut.shape) == maps]
+    for small in (True, False):
+        layers = [layer for layer, cut in cuts.items() if (math.prod(cut.shape) <= SMALL) == small]
         if layers:
             probes |= build_probes(
-                cuts[layers[0]], layers, effort.probe_width, effort.probe_steps, maps and bfloat16()
+                cuts[layers[0]], layers, effort.probe_width, effort.probe_steps, bfloat16(), statistics=True
             )
     return probes
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from .features import Features, seeded
 from .flow import ConditionalFlow
-from .flow.residual import Whitening
+from .flow.residual import Whitening, as_vectors
 
 _FAINTEST = 1e-5
 _MOST_PICTURES, _MOST_VALUES, _PICTURES_AT_ONCE = 10_000, 25_000_000, 64
@@ -30,7 +30,7 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     Where these do not fit into 100 MB, as many as do are whitened, and the read-out passes over all in small parts.
 
     Args:
-        flow: A new one; left as it is where a residual embedder reads maps. One of vectors is whitened only.
+        flow: A new one. What a residual embedder reads as vectors is whitened only.
         features: Of the layer that the flow is for.
         seed: Of the choice of pictures and of the rotations.
         progress: A bar on stderr where reading takes long, as where the network has to run for it.
@@ -38,10 +38,12 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     net = flow.residual_embedder
     if not flow.representation_shape or (net is not None and net.whitening is None):
         return
-    values = max(1, torch.Size(flow.representation_shape).numel())
+    whitening = None if net is None else net.whitening
+    kept = flow.representation_shape if whitening is None else whitening.mean.shape
+    values = max(1, torch.Size(kept).numel())
     chosen = torch.randperm(features.n, generator=seeded("start", seed))[: _most_rows(flow)]
     few = chosen[: max(100, _MOST_VALUES // values)]
-    again = len(few) < len(chosen)
+    again = len(few) < len(chosen) and net is None
     device = next(flow.parameters()).device
     total = len(few) + len(chosen) * again
     with tqdm(total=total, desc="embedder's start", unit="img", delay=2, disable=not progress) as bar:
@@ -52,10 +54,11 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
                 yield z.to(device).reshape(len(part), *flow.representation_shape), mean.to(device)
                 bar.update(len(part))
 
-        z = torch.empty(len(few), *flow.representation_shape, device=device)
+        z = torch.empty(len(few), *kept, device=device)
         latent = torch.empty(len(few), flow.latent_dim, device=device)
         for start, (some, mean) in zip(range(0, len(few), _PICTURES_AT_ONCE), read(few)):
-            z[start : start + len(some)], latent[start : start + len(some)] = some, mean
+            z[start : start + len(some)] = some if whitening is None else as_vectors(some)
+            latent[start : start + len(some)] = mean
         whiten_embedder(flow, z, seed)
         pairs: Iterable[tuple[Tensor, Tensor]] = [(z, latent)]
         if again:
@@ -70,7 +73,7 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
 
     UΛUᵀ is the covariance of what a layer is given (of a convolution: of patches, and U has as many columns as it has
     outputs; of a linear layer U has all, the faintest too), and Q is random with orthonormal rows or columns.
-    A residual embedder of vectors has one such layer, its `Whitening`, which stays as it is set here.
+    A residual embedder has one such layer, its `Whitening`, which stays as it is set here.
     So as little as possible is lost on the way to the embedding, and what a layer barely shows (the colour, to a
     classifier of shapes) counts as much as what it shows well; training finds it late otherwise. The architecture
     stays as it is; only the weights that training starts from change. Nothing changes where the representation
@@ -78,7 +81,8 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
 
     Args:
         flow: A new one, with a representation.
-        representation: (N, C) or (N, C, H, W) of some hundred pictures.
+        representation: (N, C) or (N, C, H, W) of some hundred pictures; for a residual embedder also `as_vectors` of
+            them.
         seed: Of the rotations.
     """
     if len(representation) < 2 or not flow.representation_shape:
@@ -86,7 +90,7 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
     generator = torch.Generator().manual_seed(seed)
     if flow.residual_embedder is not None:
         if flow.residual_embedder.whitening is not None:
-            _set(flow.residual_embedder.whitening, flow.read(representation).flatten(1), generator)
+            _set(flow.residual_embedder.whitening, as_vectors(flow.read(representation)), generator)
         return
     flow.train()
     parts = [each for each in flow.embedder.net.children() if not isinstance(each, nn.Flatten)]

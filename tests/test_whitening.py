@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from invariances.flow import ConditionalFlow
+from invariances.flow.residual import as_vectors
 from invariances.whitening import read_out, start_embedder, whiten_embedder
 
 
@@ -85,14 +86,34 @@ def test_a_flow_that_is_told_nothing_is_left_alone():
     assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
 
 
-def test_a_residual_embedder_of_maps_is_left_alone():
-    flow = ConditionalFlow(4, (4, 2, 2), blocks=1, width=8, embedder="residual", embedder_width=2)
+class ToldMaps:
+    """Maps whose channels' means and deviations vary less and less from one channel to the next."""
+
+    n = 5000
+
+    def batch(self, indices):
+        generator = torch.Generator().manual_seed(int(indices[0]))
+        z = torch.randn(len(indices), 3, 8, 8, generator=generator)
+        moved = torch.randn(2, len(indices), 3, 1, 1, generator=generator)
+        size = torch.tensor([1.0, 0.1, 0.03])[:, None, None]
+        return (
+            torch.zeros(len(indices), 4),
+            torch.zeros(len(indices), 4),
+            size * (z * moved[0].abs() + moved[1]),
+        )
+
+
+def test_a_residual_embedder_of_maps_is_given_the_whitened_statistics_of_their_channels():
+    flow = ConditionalFlow(4, (3, 8, 8), blocks=1, width=8, embedder="residual", embedder_width=2)
     before = {name: each.clone() for name, each in flow.state_dict().items()}
-    z, latent = faint_world(100)
-    start_embedder(flow, Told())
-    whiten_embedder(flow, z.unflatten(1, (4, 2, 2)))
-    read_out(flow, [(z.unflatten(1, (4, 2, 2)), latent)])
-    assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
+    start_embedder(flow, ToldMaps())
+    whitening = flow.residual_embedder.whitening
+    changed = [name for name, each in flow.state_dict().items() if not torch.equal(each, before[name])]
+    assert len(changed) == len(list(whitening.buffers())) == 2
+    z = ToldMaps().batch(torch.arange(5000))[2]
+    statistics = torch.cat([z.mean((2, 3)), z.std((2, 3), correction=0)], dim=1)
+    torch.testing.assert_close(as_vectors(z), statistics)
+    assert torch.allclose(torch.cov(whitening(statistics).T), torch.eye(6), atol=0.2)
 
 
 def test_a_residual_embedder_of_vectors_is_given_whitened_ones_and_keeps_its_weights():

@@ -92,6 +92,7 @@ class FactorReader(nn.Module):
         shape: of the input without batch, (C, H, W) or (C,); (3, 64, 64) reads pictures.
         width: of its `residual_network`.
         probabilities: the input is a softmax, whose logarithm is read.
+        statistics: as of `residual_network`.
     """
 
     temperature: Tensor
@@ -99,11 +100,20 @@ class FactorReader(nn.Module):
     offset: Tensor
 
     def __init__(
-        self, shape: Sequence[int] = (3, 64, 64), width: int = 24, probabilities: bool = False
+        self,
+        shape: Sequence[int] = (3, 64, 64),
+        width: int = 24,
+        probabilities: bool = False,
+        statistics: bool = False,
     ) -> None:
         super().__init__()
-        self.config = {"shape": list(shape), "width": width, "probabilities": probabilities}
-        self.net = residual_network(shape, width, OUTPUTS, "batch")
+        self.config = {
+            "shape": list(shape),
+            "width": width,
+            "probabilities": probabilities,
+            "statistics": statistics,
+        }
+        self.net = residual_network(shape, width, OUTPUTS, "batch", statistics)
         self.register_buffer("temperature", torch.ones(OUTPUTS))
         self.register_buffer("slope", torch.ones(OUTPUTS))
         self.register_buffer("offset", torch.zeros(OUTPUTS))

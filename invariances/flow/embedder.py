@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from invariances.machine import bfloat16
 
 from .layers import LIMIT, ActNorm
-from .residual import Whitening, gives_maps, residual_network
+from .residual import Whitening, as_vectors, gives_maps, hidden_units, residual_network
 
 EmbedderKind = Literal["published", "residual"]
 VECTOR_DEPTH = 4
@@ -90,17 +90,17 @@ class ResidualEmbedder(nn.Module):
     reads maps, which take most of a step's time, it is `still` (no gradient passes it in training mode) and W alone
     learns. In training on processors that compute in bfloat16 maps are read in it.
 
-    A continuous transform is told mean and variance as they are, normalised (`mixes` is false), and beside them, of a
-    vector, what the regression's last hidden layer holds and the whitened representation: its own network finds more
-    there than two moments say. The regression is still then, whatever it reads.
+    A continuous transform is told mean and variance as they are, normalised (`mixes` is false), and beside them what
+    the regression's last hidden layer for vectors holds and the whitened vectors (of maps, `as_vectors` of them): its
+    own network finds more there than two moments say. The regression is still then, whatever it reads.
 
     With auxiliary values a (what the network saw at shallower layers, `ChannelStatistics`) their Gaussian,
     N(a; μ_a(z), σ_a²(z)), is learned beside the latent's, and W mixes both.
 
     Args:
         shape: Of the representation without batch.
-        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S, and 16 · `width` + C
-            more of vectors (without C where they are too long to be whitened).
+        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S + 16 · `width` + C, of
+            maps 2 C in place of C; neither where that is too long to be whitened.
         width: Of the `residual_network`.
         auxiliary: S, of a.
         mixes: Whether W mixes what is told.
@@ -113,13 +113,10 @@ class ResidualEmbedder(nn.Module):
     ) -> None:
         super().__init__()
         moments = 2 * (outputs + auxiliary)
-        self.regression = residual_network(shape, width, moments, "group")
-        self.maps = gives_maps(shape)
-        self.beside = not mixes and not self.maps
-        last = self.regression[-1]
-        assert isinstance(last, nn.Linear)
-        whitened = 0 if self.whitening is None else shape[0]
-        self.told = told = moments + (last.in_features + whitened if self.beside else 0)
+        self.regression = residual_network(shape, width, moments, "group", statistics=True)
+        self.maps, self.mixes, self.hidden = gives_maps(shape), mixes, hidden_units(width)
+        whitened = 0 if self.whitening is None else self.whitening.mean.numel()
+        self.told = told = moments + (0 if mixes else self.hidden + whitened)
         self.latent_norm = ActNorm(outputs)
         self.auxiliary_norm = ActNorm(auxiliary) if auxiliary else None
         self.last = Pointwise(told, outputs) if mixes else ActNorm(told)
@@ -127,8 +124,8 @@ class ResidualEmbedder(nn.Module):
 
     @property
     def whitening(self) -> Whitening | None:
-        """What vectors pass first; maps pass none."""
-        return next((each for each in self.regression if isinstance(each, Whitening)), None)
+        """What vectors pass first; there is none for long ones."""
+        return next((each for each in self.regression.modules() if isinstance(each, Whitening)), None)
 
     def forward(self, representation: Tensor) -> Tensor:
         """(N, E) of (N, *shape)."""
@@ -156,7 +153,7 @@ class ResidualEmbedder(nn.Module):
     def gaussian(self, representation: Tensor) -> Tensor:
         """(μ, log σ²) of the normalised latent, then (μ_a, log σ_a²) of normalised auxiliary values; (N, 2 D + 2 S).
 
-        For a continuous transform a vector's hidden layer and its whitened representation follow.
+        For a continuous transform the hidden layer for vectors and the whitened vectors follow.
         """
         half = self.maps and self.training and representation.device.type == "cpu" and bfloat16()
         if half:
@@ -165,10 +162,10 @@ class ResidualEmbedder(nn.Module):
             hidden = self.regression[:-1](representation)
             gaussian: Tensor = self.regression[-1](hidden)
         told = [gaussian.to(representation.dtype)]
-        if self.beside:
-            told.append(hidden)
+        if not self.mixes:
+            told.append(hidden[:, -self.hidden :])
             if self.whitening is not None:
-                told.append(self.whitening(representation.flatten(1)))
+                told.append(self.whitening(as_vectors(representation)))
         return torch.cat(told, dim=1)
 
     def log_prob(self, latent: Tensor, gaussian: Tensor) -> Tensor:

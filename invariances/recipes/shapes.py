@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,6 @@ from invariances.evaluation.factors import (
     reading_quality,
     save_readers,
 )
-from invariances.flow.residual import gives_maps
 from invariances.representation import Representation
 
 CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
@@ -52,6 +52,8 @@ PROBES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
 VECTORS, VECTOR_BATCH, PICTURE_BATCH = 240_000, 512, 96
 """Pictures whose vectors are computed once for their probes, how many a step of these sees, and how many pictures are
 drawn anew for a step of other readers."""
+SMALL = 2048
+"""Values of a representation up to which it is computed once, like a vector."""
 VECTOR_MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.02, "weight_decay": 0.1}
 """How probes of vectors learn."""
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
@@ -194,27 +196,45 @@ def build_reader(vae: nn.Module, steps: int, half: bool) -> FactorReader:
 
 
 def build_probes(
-    network: nn.Module, layers: Sequence[str], width: int, steps: int, half: bool
+    network: nn.Module,
+    layers: Sequence[str],
+    width: int,
+    steps: int,
+    half: bool,
+    statistics: bool = False,
 ) -> dict[str, FactorReader]:
-    """One probe for each layer, all maps or all vectors, trained together, calibrated on pictures of another seed."""
+    """One probe for each layer, trained together, calibrated on pictures of another seed.
+
+    Where all layers are small, what they hold of `VECTORS` pictures is computed once; else pictures are drawn anew.
+
+    Args:
+        network: its classifier.
+        layers: names.
+        width: as of `FactorReader`.
+        steps: of training.
+        half: compute in bfloat16 where pictures are drawn anew.
+        statistics: as of `FactorReader`: stronger where what maps show is told by all of their places together.
+    """
     world, taps = Shapes(ENDLESS, seed=31), Representation.many(network, list(layers))
-    vectors = not any(gives_maps(taps[layer].shape) for layer in layers)
-    known = _features(taps, Shapes(min(VECTORS, steps * VECTOR_BATCH), seed=31)) if vectors else {}
+    small = all(math.prod(taps[layer].shape) <= SMALL for layer in layers)
+    known = _features(taps, Shapes(min(VECTORS, steps * VECTOR_BATCH), seed=31)) if small else {}
     torch.manual_seed(0)
     probes = {
-        layer: FactorReader(taps[layer].shape, width, probabilities=taps[layer].probabilities)
+        layer: FactorReader(
+            taps[layer].shape, width, probabilities=taps[layer].probabilities, statistics=statistics
+        )
         for layer in layers
     }
 
     @torch.no_grad()
     def lesson(indices: Tensor) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
-        if vectors:
+        if small:
             return {layer: z[indices] for layer, z in known.items()}, world.factors(indices)
         batch = world.batch(indices)
         return dict(taps(batch["image"])), batch["factors"]
 
     description = f"probes of {', '.join(layers)}"
-    if vectors:
+    if small:
         count = len(known[layers[0]])
         fit_readers(
             probes,

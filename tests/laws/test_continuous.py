@@ -11,6 +11,7 @@ from torch import nn
 from invariances import UserError
 from invariances.flow import ConditionalFlow
 from invariances.flow.layers import ActNorm
+from invariances.flow.residual import as_vectors
 from invariances.learning_rate import rate_factor
 from invariances.muon import MuonAdam
 
@@ -132,6 +133,18 @@ def test_flow_matching_teaches_the_velocity_and_what_normalises_for_it_and_nothi
     torch.testing.assert_close(net.regression[-1](hidden), told[:, :8])
     assert torch.equal(told[:, 8 + 32 :], net.whitening(z))
     assert flow.embed(z).shape == (6, 8 + 32 + 5)
+
+
+def test_of_maps_a_continuous_flow_is_told_what_the_statistics_of_their_channels_give():
+    flow = ConditionalFlow(
+        4, (3, 8, 8), blocks=1, width=8, embedder="residual", embedder_width=2, transform="continuous"
+    )
+    z = torch.randn(6, 3, 8, 8)
+    branch = flow.residual_embedder.regression[0].branches[1]
+    told = flow.eval().gaussian(z)
+    torch.testing.assert_close(told[:, 8 : 8 + 32], branch(z))
+    torch.testing.assert_close(told[:, 8 + 32 :], flow.residual_embedder.whitening(as_vectors(z)))
+    assert flow.embed(z).shape == (6, 8 + 32 + 6)
 
 
 def test_vectors_too_long_to_be_whitened_are_told_by_the_hidden_layer_alone():

@@ -253,7 +253,7 @@ def test_the_flow_teaches_a_residual_embedder_of_vectors_and_not_one_of_maps(sha
 def test_large_maps_are_halved_by_the_first_block_of_a_residual_embedder():
     flow = ConditionalFlow(4, (8, 56, 56), blocks=1, width=8, embedder="residual", embedder_width=4)
     seen = []
-    blocks = [each for each in flow.residual_embedder.regression if isinstance(each, ResidualBlock)]
+    blocks = [each for each in flow.residual_embedder.modules() if isinstance(each, ResidualBlock)]
     for each in blocks:
         each.register_forward_hook(lambda _, __, out: seen.append(tuple(out.shape[1:])))
     flow.gaussian(torch.zeros(2, 8, 56, 56))
