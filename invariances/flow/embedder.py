@@ -84,11 +84,12 @@ class MapEmbedder(nn.Sequential):
 class ResidualEmbedder(nn.Module):
     """e = W (μ(z), log σ²(z)): what the best diagonal Gaussian says of the latent, N(z̄; μ(z), σ²(z)), mixed by W.
 
-    A residual network regresses the latent first, by its `log_prob`; a few hundred steps of it find what the published
-    embedder, which learns from the flow's loss, finds in ten times as many or never (docs/shapes.md). The couplings
-    then bend the Gaussian into the posterior. Their loss goes on teaching the network where it reads vectors; where it
-    reads maps, which take most of a step's time, it is `still` (no gradient passes it in training mode) and W alone
-    learns. In training on processors that compute in bfloat16 maps are read in it.
+    A residual network (of maps, with a branch for `as_vectors` of them) regresses the latent first, by its `log_prob`;
+    a few hundred steps of it find what the published embedder, which learns from the flow's loss, finds in ten times as
+    many or never (docs/shapes.md). The couplings then bend the Gaussian into the posterior. Their loss goes on teaching
+    the network where it reads vectors; where it reads maps, which take most of a step's time, it is `still` (no
+    gradient passes it in training mode) and W alone learns. In training on processors that compute in bfloat16 maps
+    are read in it.
 
     A continuous transform is told mean and variance as they are, normalised (`mixes` is false), and beside them what
     the regression's last hidden layer for vectors holds and the whitened vectors (of maps, `as_vectors` of them): its
@@ -99,8 +100,8 @@ class ResidualEmbedder(nn.Module):
 
     Args:
         shape: Of the representation without batch.
-        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S + 16 · `width` + C, of
-            maps 2 C in place of C; neither where that is too long to be whitened.
+        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S + 16 · `width`, and C
+            more (of maps 2 C) where these are not too many to be whitened.
         width: Of the `residual_network`.
         auxiliary: S, of a.
         mixes: Whether W mixes what is told.
