@@ -41,6 +41,7 @@ def flow_training(
     depth: int = 2,
     embedder: EmbedderKind = "published",
     embedder_width: int = 64,
+    embedder_statistics: bool = False,
     transform: Transform = "coupling",
     learning_rate: float | None = None,
     schedule: RateSchedule = "constant",
@@ -68,6 +69,8 @@ def flow_training(
         depth: Hidden layers after the first.
         embedder: "published", or "residual", which finds what a layer shows faintly, and in fewer steps.
         embedder_width: Of a residual embedder: channels of its first halving block, or a 16th of its hidden units.
+        embedder_statistics: Whether a residual embedder of maps reads mean and deviation of their channels too: it
+            finds fainter textures, given thousands of pictures, and learns hundreds by heart.
         transform: "coupling" as published, or "continuous", learned by flow matching: it finds what the layer shows
             faintly from fewer pictures, and takes longer to sample; 4 blocks serve it well.
         learning_rate: Of Adam; 4.5e-6 × pictures per step by default, as published.
@@ -94,6 +97,7 @@ def flow_training(
         "depth": depth,
         "embedder": embedder,
         "embedder_width": embedder_width,
+        "embedder_statistics": embedder_statistics,
         "transform": transform,
     }
     flow = new_flow(representation, code, seed, beside, **sizes)

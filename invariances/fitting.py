@@ -77,6 +77,7 @@ def fit_layers(
     depth: int = 2,
     embedder: EmbedderKind | Mapping[str, EmbedderKind] = "published",
     embedder_width: int = 64,
+    embedder_statistics: bool = False,
     transform: Transform = "coupling",
     crop: Literal["center", "random"] = "center",
     views: int = 1,
@@ -122,6 +123,8 @@ def fit_layers(
         embedder: "published", or "residual", which finds what a layer shows faintly, and in fewer steps; or of each
             layer by its name.
         embedder_width: Of a residual embedder.
+        embedder_statistics: Whether a residual embedder of maps reads mean and deviation of their channels too: it
+            finds fainter textures, given thousands of pictures, and learns hundreds by heart.
         transform: "coupling" as published, or "continuous", learned by flow matching: it finds what a layer shows
             faintly from fewer pictures, and takes longer to sample. 4 blocks serve it well.
         crop: "center", or "random" with `views` crops per picture.
@@ -176,6 +179,7 @@ def fit_layers(
             "depth": depth,
             "embedder": embedder_of[layer],
             "embedder_width": embedder_width,
+            "embedder_statistics": embedder_statistics,
             "transform": transform,
         }
         for layer in layers

@@ -235,6 +235,7 @@ def _fit(
         depth=effort.depth,
         embedder=embedders,
         embedder_width=effort.embedder_width,
+        embedder_statistics=isinstance(world.training, Shapes),
         transform=effort.transform,
         regression={
             layer: first if effort.regression is None else effort.regression

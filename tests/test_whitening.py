@@ -104,7 +104,11 @@ class ToldMaps:
 
 
 def test_a_residual_embedder_of_maps_is_given_the_whitened_statistics_of_their_channels():
-    flow = ConditionalFlow(4, (3, 8, 8), blocks=1, width=8, embedder="residual", embedder_width=2)
+    residual = {"embedder": "residual", "embedder_width": 2, "embedder_statistics": True}
+    flow = ConditionalFlow(4, (3, 8, 8), blocks=1, width=8, **residual)
+    plain = ConditionalFlow(4, (3, 8, 8), blocks=1, width=8, **{**residual, "embedder_statistics": False})
+    assert plain.residual_embedder.whitening is None
+    start_embedder(plain, None)  # nothing is read
     before = {name: each.clone() for name, each in flow.state_dict().items()}
     start_embedder(flow, ToldMaps())
     whitening = flow.residual_embedder.whitening

@@ -40,6 +40,7 @@ class ConditionalFlow(nn.Module):
             average-pooled AnimalFaces ResNet has 6). Maps need no number: see `MapEmbedder`.
         embedder_width: of a residual embedder: channels of its first halving block, or a 16th of its hidden units.
         embedder_auxiliary: values, besides the latent, that a residual one learns to guess: see `ResidualEmbedder`.
+        embedder_statistics: whether a residual one reads the statistics of a map's channels too.
         probabilities: the representation is a softmax: its logarithm is embedded (the published flows embed
             probabilities as they are, and so lose what lies in the faint ones).
         transform: "coupling" or "continuous".
@@ -59,6 +60,7 @@ class ConditionalFlow(nn.Module):
         embedder_depth: int = VECTOR_DEPTH,
         embedder_width: int = 64,
         embedder_auxiliary: int = 0,
+        embedder_statistics: bool = False,
         probabilities: bool = False,
         transform: Transform = "coupling",
     ) -> None:
@@ -86,6 +88,7 @@ class ConditionalFlow(nn.Module):
             "embedder_depth": embedder_depth,
             "embedder_width": embedder_width,
             "embedder_auxiliary": embedder_auxiliary,
+            "embedder_statistics": embedder_statistics,
             "probabilities": probabilities,
             "transform": transform,
         }
@@ -98,6 +101,7 @@ class ConditionalFlow(nn.Module):
             embedder_width,
             embedder_auxiliary,
             mixes=not self.continuous,
+            statistics=embedder_statistics,
         )
         told = self.embedder.outputs
         self.blocks = nn.ModuleList(

@@ -84,40 +84,49 @@ class MapEmbedder(nn.Sequential):
 class ResidualEmbedder(nn.Module):
     """e = W (μ(z), log σ²(z)): what the best diagonal Gaussian says of the latent, N(z̄; μ(z), σ²(z)), mixed by W.
 
-    A residual network (of maps, with a branch for `as_vectors` of them) regresses the latent first, by its `log_prob`;
-    a few hundred steps of it find what the published embedder, which learns from the flow's loss, finds in ten times as
-    many or never (docs/shapes.md). The couplings then bend the Gaussian into the posterior. Their loss goes on teaching
-    the network where it reads vectors; where it reads maps, which take most of a step's time, it is `still` (no
-    gradient passes it in training mode) and W alone learns. In training on processors that compute in bfloat16 maps
-    are read in it.
+    A residual network regresses the latent first, by its `log_prob`; a few hundred steps of it find what the published
+    embedder, which learns from the flow's loss, finds in ten times as many or never (docs/shapes.md). The couplings
+    then bend the Gaussian into the posterior. Their loss goes on teaching the network where it reads vectors; where it
+    reads maps, which take most of a step's time, it is `still` (no gradient passes it in training mode) and W alone
+    learns. In training on processors that compute in bfloat16 maps are read in it.
 
     A continuous transform is told mean and variance as they are, normalised (`mixes` is false), and beside them what
-    the regression's last hidden layer for vectors holds and the whitened vectors (of maps, `as_vectors` of them): its
-    own network finds more there than two moments say. The regression is still then, whatever it reads.
+    the regression's last hidden layer for vectors holds and the whitened vectors (of maps, with `statistics`, those of
+    `as_vectors`): its own network finds more there than two moments say. The regression is still then, whatever it
+    reads.
 
     With auxiliary values a (what the network saw at shallower layers, `ChannelStatistics`) their Gaussian,
     N(a; μ_a(z), σ_a²(z)), is learned beside the latent's, and W mixes both.
 
     Args:
         shape: Of the representation without batch.
-        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S + 16 · `width`, and C
-            more (of maps 2 C) where these are not too many to be whitened.
+        outputs: D, of the latent and of e; where `mixes` is false, e has the length 2 D + 2 S, and of vectors or
+            `statistics` 16 · `width` more, and as many as are whitened.
         width: Of the `residual_network`.
         auxiliary: S, of a.
         mixes: Whether W mixes what is told.
+        statistics: As of `residual_network`: finds fainter textures in maps, given thousands of pictures; of hundreds
+            it learns them by heart (docs/results.md).
     """
 
     last: nn.Module
 
     def __init__(
-        self, shape: Sequence[int], outputs: int, width: int, auxiliary: int = 0, mixes: bool = True
+        self,
+        shape: Sequence[int],
+        outputs: int,
+        width: int,
+        auxiliary: int = 0,
+        mixes: bool = True,
+        statistics: bool = False,
     ) -> None:
         super().__init__()
         moments = 2 * (outputs + auxiliary)
-        self.regression = residual_network(shape, width, moments, "group", statistics=True)
-        self.maps, self.mixes, self.hidden = gives_maps(shape), mixes, hidden_units(width)
+        self.regression = residual_network(shape, width, moments, "group", statistics)
+        self.maps, self.hidden = gives_maps(shape), hidden_units(width)
+        self.beside = not mixes and (statistics or not self.maps)
         whitened = 0 if self.whitening is None else self.whitening.mean.numel()
-        self.told = told = moments + (0 if mixes else self.hidden + whitened)
+        self.told = told = moments + (self.hidden + whitened if self.beside else 0)
         self.latent_norm = ActNorm(outputs)
         self.auxiliary_norm = ActNorm(auxiliary) if auxiliary else None
         self.last = Pointwise(told, outputs) if mixes else ActNorm(told)
@@ -125,7 +134,7 @@ class ResidualEmbedder(nn.Module):
 
     @property
     def whitening(self) -> Whitening | None:
-        """What vectors pass first; there is none for long ones."""
+        """What vectors, or statistics of maps, pass first; there is none for long ones."""
         return next((each for each in self.regression.modules() if isinstance(each, Whitening)), None)
 
     def forward(self, representation: Tensor) -> Tensor:
@@ -163,7 +172,7 @@ class ResidualEmbedder(nn.Module):
             hidden = self.regression[:-1](representation)
             gaussian: Tensor = self.regression[-1](hidden)
         told = [gaussian.to(representation.dtype)]
-        if not self.mixes:
+        if self.beside:
             told.append(hidden[:, -self.hidden :])
             if self.whitening is not None:
                 told.append(self.whitening(as_vectors(representation)))
@@ -200,6 +209,7 @@ class Embedder(nn.Module):
         width: of a residual one.
         auxiliary: values that a residual one guesses beside the latent.
         mixes: as of `ResidualEmbedder`; E is D but where that is false.
+        statistics: as of `ResidualEmbedder`.
     """
 
     def __init__(
@@ -211,6 +221,7 @@ class Embedder(nn.Module):
         width: int = 64,
         auxiliary: int = 0,
         mixes: bool = True,
+        statistics: bool = False,
     ) -> None:
         super().__init__()
         self.outputs = outputs if shape else 0
@@ -218,7 +229,7 @@ class Embedder(nn.Module):
         if not shape:
             self.net = nn.Identity()
         elif kind == "residual":
-            self.net = ResidualEmbedder(shape, outputs, width, auxiliary, mixes)
+            self.net = ResidualEmbedder(shape, outputs, width, auxiliary, mixes, statistics)
             self.outputs = outputs if mixes else self.net.told
         elif len(shape) == 1:
             self.net = VectorEmbedder(shape[0], outputs, depth)

@@ -94,10 +94,9 @@ def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
     configs = {
         path.parent.name.split("_")[-1]: path for path in (tmp_path / "q" / "runs").glob("*/config.yaml")
     }
-    embedders = {
-        name: yaml.safe_load(path.read_text())["model"]["embedder"] for name, path in configs.items()
-    }
-    assert (embedders["stage3"], embedders["softmax"]) == ("residual", "published")
+    models = {name: yaml.safe_load(path.read_text())["model"] for name, path in configs.items()}
+    assert (models["stage3"]["embedder"], models["softmax"]["embedder"]) == ("residual", "published")
+    assert not models["stage3"]["embedder_statistics"]
     classifier = tmp_path / "q" / "photos_classifier.safetensors"
     assert main(["layers", str(classifier)]) == 0
     assert "stage3" in capsys.readouterr().out
@@ -152,6 +151,7 @@ def test_continuous_flows_with_auxiliary_layers_of_ones_own_choice(tmp_path) -> 
     (run,) = (tmp_path / "q" / "runs").iterdir()
     model = yaml.safe_load((run / "config.yaml").read_text())["model"]
     assert (model["transform"], model["auxiliary"]) == ("continuous", ["stage1"])
+    assert model["embedder_statistics"]
 
 
 def test_errors_and_help(tmp_path, capsys) -> None:

@@ -26,6 +26,7 @@ CONFIGS = st.fixed_dictionaries(
         "depth": st.integers(0, 2),
         "embedder": st.sampled_from(["published", "residual"]),
         "embedder_width": st.integers(1, 5),
+        "embedder_statistics": st.booleans(),
     }
 )
 SEEDS = st.integers(0, 2**20)
@@ -136,9 +137,10 @@ def test_flow_matching_teaches_the_velocity_and_what_normalises_for_it_and_nothi
 
 
 def test_of_maps_a_continuous_flow_is_told_what_the_statistics_of_their_channels_give():
-    flow = ConditionalFlow(
-        4, (3, 8, 8), blocks=1, width=8, embedder="residual", embedder_width=2, transform="continuous"
-    )
+    residual = {"embedder": "residual", "embedder_width": 2, "transform": "continuous"}
+    plain = ConditionalFlow(4, (3, 8, 8), blocks=1, width=8, **residual)
+    assert plain.embed(torch.randn(6, 3, 8, 8)).shape == (6, 8)
+    flow = ConditionalFlow(4, (3, 8, 8), blocks=1, width=8, embedder_statistics=True, **residual)
     z = torch.randn(6, 3, 8, 8)
     branch = flow.residual_embedder.regression[0].branches[1]
     told = flow.eval().gaussian(z)
