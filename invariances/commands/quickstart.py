@@ -31,7 +31,7 @@ def quickstart(
         pictures: Number of drawn pictures to train on, or of random crops of your own photos where those are fewer.
         held_out: Number of pictures kept out that numbers are measured on; more make them steadier.
         probe_width: Width of probes to train on the layers of drawn pictures, in place of those that ship; 32 finds
-            more in vectors, in about ten minutes.
+            more in vectors and small maps, in about ten minutes.
         autoencoder_steps: Steps of the autoencoder on your own photos.
         seed: Of everything: the same seed gives the same page.
 
