@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from invariances import zoo
 from invariances.autoencoder.biggan import UpsamplingConv
-from invariances.published import fold_spectral
+from invariances.zoo.published import fold_spectral
 
 SIDE = 2048
 

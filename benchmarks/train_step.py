@@ -23,10 +23,10 @@ from torch import nn
 from torchvision.models import resnet101
 
 from invariances.autoencoder.posterior import DiagonalGaussian
-from invariances.representation import Representation
-from invariances.training import FlowTraining, new_flow
-from invariances.training_data import CacheOptions, FeatureData
-from invariances.training_loop import parts, quiet
+from invariances.representation.representation import Representation
+from invariances.training.callbacks import parts, quiet
+from invariances.training.data import CacheOptions, FeatureData
+from invariances.training.flow import FlowTraining, new_flow
 
 BATCH, LATENT, PICTURES = 16, 128, 96
 

@@ -12,7 +12,7 @@ import torch
 
 from invariances.data import Shapes
 from invariances.interpreter import Interpreter
-from invariances.report import save_grid
+from invariances.report.grids import save_grid
 
 LAYERS = ["stage2", "stage3", "pool", "softmax"]
 SHOWN = [1, 4, 6, 9, 12]

@@ -18,14 +18,15 @@ import torch
 from torch.utils.data import ConcatDataset
 
 from invariances.data.images import ImageFolder
-from invariances.evaluation.run import evaluate, finite
-from invariances.features import seeded
-from invariances.fitting import fit_layers
+from invariances.evaluation.numbers import evaluate, finite
 from invariances.interpreter import Interpreter
-from invariances.machine import cores
-from invariances.recipes.animals import SIZE, faces_of
-from invariances.report import save_grid, text_table
-from invariances.training_data import CacheOptions, FeatureData
+from invariances.recipes.animals_models import SIZE, faces_of
+from invariances.report.grids import save_grid
+from invariances.report.html import text_table
+from invariances.system.machine import cores
+from invariances.system.seeds import seeded
+from invariances.training.data import CacheOptions, FeatureData
+from invariances.training.fit import fit_layers
 
 NETWORK = "tf_efficientnet_lite0"
 COLUMNS = [

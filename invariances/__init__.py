@@ -17,14 +17,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .autoencoder import load_autoencoder
-    from .data.images import load_images
-    from .errors import UserError
-    from .fitting import fit
-    from .flow import ConditionalFlow
-    from .interpreter import Interpreter
-    from .report import save_grid
-    from .representation import Representation
+    from invariances.data.images import load_images
+    from invariances.flow.flow import ConditionalFlow
+    from invariances.interpreter import Interpreter
+    from invariances.report.grids import save_grid
+    from invariances.representation.representation import Representation
+    from invariances.system.errors import UserError
+    from invariances.training.fit import fit
+    from invariances.zoo.loading import load_autoencoder
 
 __version__ = "0.1.0"
 
@@ -32,13 +32,13 @@ _HOMES = {
     "ConditionalFlow": "flow",
     "Interpreter": "interpreter",
     "Representation": "representation",
-    "UserError": "errors",
-    "fit": "fitting",
-    "load_autoencoder": "autoencoder",
+    "UserError": "system.errors",
+    "fit": "training.fit",
+    "load_autoencoder": "zoo.loading",
     "load_images": "data.images",
-    "save_grid": "report",
+    "save_grid": "report.grids",
 }
-_MODULES = {"autoencoder", "data", "evaluation", "experiments", "flow", "zoo"}
+_MODULES = {"autoencoder", "data", "evaluation", "flow", "zoo"}
 
 __all__ = [
     "ConditionalFlow",

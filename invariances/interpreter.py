@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .autoencoder import load_autoencoder, save_autoencoder
-from .checkpoints import read_state_dict
-from .errors import UserError
-from .flow import ConditionalFlow
-from .representation import Representation
-from .run import AUTOENCODER, LAST, WEIGHTS, atomic, resume_command
+from invariances.autoencoder.storage import save_autoencoder
+from invariances.flow.flow import ConditionalFlow
+from invariances.representation.representation import Representation
+from invariances.system.errors import UserError
+from invariances.system.files import atomic
+from invariances.system.weights import read_state_dict
+from invariances.zoo.loading import load_autoencoder
 
+CONFIG = "config.yaml"
+WEIGHTS = "interpreter.safetensors"
+AUTOENCODER = "autoencoder.safetensors"
+LAST = "checkpoints/last.ckpt"
 _CHUNK = 64
 _PREFIX = "flow."
 
@@ -273,3 +279,10 @@ def autoencoder_of(source: str | os.PathLike[str] | nn.Module) -> nn.Module:
     if not Path(source).exists():
         autoencoder.published_name = os.fspath(source)  # type: ignore[assignment]
     return autoencoder.eval().requires_grad_(False)
+
+
+def resume_command(folder: str | os.PathLike[str]) -> str:
+    """The words to type to go on with the run in `folder`."""
+    folder = Path(folder)
+    config, last = shlex.quote(str(folder / CONFIG)), shlex.quote(str(folder / LAST))
+    return f"invariances fit -c {config} --ckpt_path {last}"

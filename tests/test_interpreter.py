@@ -7,12 +7,12 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from invariances import zoo
-from invariances.autoencoder import VAE
+from invariances.autoencoder.vae import VAE
 from invariances.data.shapes import Shapes
-from invariances.errors import UserError
-from invariances.flow import ConditionalFlow
+from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
-from invariances.representation import Representation
+from invariances.representation.representation import Representation
+from invariances.system.errors import UserError
 
 
 def network(seed=1):

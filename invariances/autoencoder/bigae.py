@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from invariances.errors import UserError
+from invariances.autoencoder.biggan import CLASSES, BigGAN, fingerprint
+from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.flow.layers import ActNorm, mlp
-
-from .biggan import CLASSES, BigGAN, fingerprint
-from .posterior import DiagonalGaussian
+from invariances.system.errors import UserError
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm2d, "act": ActNorm}

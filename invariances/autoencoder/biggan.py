@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invariances.errors import UserError
 from invariances.flow.layers import ActNorm
+from invariances.system.errors import UserError
 
 CODE = 20
 EMBEDDING = 128

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.flow.layers import mlp
-
-from .posterior import DiagonalGaussian
 
 
 class Dequantiser(nn.Module):

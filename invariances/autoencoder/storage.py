@@ -7,10 +7,9 @@ from pathlib import Path
 
 import torch
 
-from invariances.errors import UserError
-from invariances.network_file import read_network, save_network
-
-from .vae import VAE
+from invariances.autoencoder.vae import VAE
+from invariances.system.errors import UserError
+from invariances.system.network_file import read_network, save_network
 
 
 def save_autoencoder(

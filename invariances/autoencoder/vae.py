@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invariances.errors import UserError
-
-from .posterior import DiagonalGaussian
+from invariances.autoencoder.posterior import DiagonalGaussian
+from invariances.system.errors import UserError
 
 _LINEAR_SIZE = 32
 _BOTTOM_SIZE = 4

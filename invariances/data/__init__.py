@@ -6,8 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .images import ImageFolder, load_images
-    from .shapes import Shapes
+    from invariances.data.images import ImageFolder, load_images
+    from invariances.data.shapes import Shapes
 
 _HOMES = {"ImageFolder": "images", "Shapes": "shapes", "load_images": "images"}
 __all__ = ["ImageFolder", "Shapes", "load_images"]

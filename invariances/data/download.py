@@ -20,25 +20,17 @@ from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.request import Request, build_opener
 
-from invariances.errors import UserError
+from invariances.system.errors import UserError
+from invariances.system.files import offline
 
 CHUNK = 1 << 20
+
+
 _MENDABLE_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
 class _Mendable(Exception):
     """The transfer failed in a way that another attempt may mend."""
-
-
-def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME`, or `~/.cache`: checkpoints lie below, in the published system's layout."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    return Path(given) if given else Path.home() / ".cache"
-
-
-def offline() -> bool:
-    """Whether `INVARIANCES_OFFLINE` forbids the network."""
-    return os.environ.get("INVARIANCES_OFFLINE", "").lower() not in ("", "0", "false")
 
 
 def download(

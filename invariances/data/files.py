@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
 
-from invariances.errors import UserError
+from invariances.system.errors import UserError
 
 SUFFIXES = (
     ".jpg",

@@ -25,10 +25,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from invariances.data.download import cache_folder
 from invariances.data.files import BrokenImage, list_images, open_image
-from invariances.errors import UserError
-from invariances.machine import cores
+from invariances.system.errors import UserError
+from invariances.system.files import cache_home
+from invariances.system.machine import cores
 
 __all__ = [
     "BrokenImage",
@@ -45,17 +45,18 @@ __all__ = [
     "to_uint8",
 ]
 
+
 RANDOM_SIDE = (0.8, 1.0)
 """A random crop's side, as a share of the picture's shortest side."""
 
+
 Box = tuple[int, int, int, int]
+
+
 _In = TypeVar("_In")
+
+
 _Out = TypeVar("_Out")
-
-
-def cache_home() -> Path:
-    """`$XDG_CACHE_HOME/invariances`, by default `~/.cache/invariances`."""
-    return cache_folder() / "invariances"
 
 
 def center_box(width: int, height: int) -> Box:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from invariances.errors import UserError
+from invariances.system.errors import UserError
 
 SHAPES = ("triangle", "heart", "drop", "crescent", "arrow", "trefoil", "hourglass", "dome")
 TEXTURES = ("plain", "stripes", "checks", "dots", "rings", "rays", "zigzag", "grid")

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from invariances.errors import UserError
-from invariances.feature_pass import images_at
-from invariances.features import seeded
+from invariances.data.datasets import images_at
 from invariances.interpreter import Interpreter
+from invariances.system.errors import UserError
+from invariances.system.seeds import seeded
 
 
 class Pictures(Protocol):

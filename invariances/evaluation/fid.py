@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from invariances.data.images import from_uint8, to_uint8
-from invariances.errors import UserError
-from invariances.representation import Representation
+from invariances.representation.representation import Representation
+from invariances.system.errors import UserError
 
 INCEPTION = "inception"
 _WAIT_SECONDS = 20.0

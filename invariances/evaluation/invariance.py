@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from invariances.autoencoder.posterior import DiagonalGaussian
-from invariances.features import Features, negative_log_likelihood, seeded
-from invariances.flow import ConditionalFlow
+from invariances.features.stream import Features, negative_log_likelihood
+from invariances.flow.flow import ConditionalFlow
+from invariances.system.seeds import seeded
 
 
 def bits_per_dim(flow: ConditionalFlow, features: Features) -> float:

@@ -1,5 +1,5 @@
 """The conditional invertible network between latents and invariances; needs torch alone."""
 
-from .cinn import ConditionalFlow
+from invariances.flow.flow import ConditionalFlow
 
 __all__ = ["ConditionalFlow"]

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torch.func import jvp
 from torch.nn import functional as F
 
-from invariances.machine import bfloat16
-
-from .layers import LIMIT, ActNorm
+from invariances.flow.layers import LIMIT, ActNorm
+from invariances.system.machine import bfloat16
 
 STEPS = 16
 """Runge-Kutta steps between invariance and latent."""

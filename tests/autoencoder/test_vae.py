@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from invariances import UserError
-from invariances.autoencoder import VAE, DiagonalGaussian, load_autoencoder, save_autoencoder
-from invariances.autoencoder.posterior import LOGVAR_RANGE
+from invariances.autoencoder.posterior import LOGVAR_RANGE, DiagonalGaussian
+from invariances.autoencoder.storage import save_autoencoder
+from invariances.autoencoder.vae import VAE
+from invariances.zoo.loading import load_autoencoder
 
 
 def small_vae(size=32, latent_dim=8):

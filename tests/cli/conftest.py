@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from invariances.__main__ import main
-from invariances.autoencoder import VAE, save_autoencoder
+from invariances.autoencoder.storage import save_autoencoder
+from invariances.autoencoder.vae import VAE
+from invariances.cli.main import main
 
 
 @pytest.fixture(scope="session")

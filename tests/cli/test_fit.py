@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 
-from invariances.checkpoint_io import load_checkpoint
 from invariances.interpreter import Interpreter
+from invariances.training.checkpoints import load_checkpoint
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, words, cache_home):
-    from invariances.__main__ import main
+    from invariances.cli.main import main
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache_home))

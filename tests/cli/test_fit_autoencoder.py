@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 
 from invariances import load_autoencoder
-from invariances.__main__ import main
-from invariances.autoencoder import training
+from invariances.cli.main import main
+from invariances.training import autoencoder as training
 
 
 @pytest.fixture

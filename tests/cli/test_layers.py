@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from invariances.__main__ import main
-from invariances.commands.layers import table
-from invariances.representation import Layer
+from invariances.cli.layers import table
+from invariances.cli.main import main
+from invariances.representation.representation import Layer
 
 
 def run(capsys, *arguments):

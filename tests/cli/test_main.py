@@ -5,9 +5,9 @@ import textwrap
 
 import pytest
 
-from invariances.__main__ import COMMANDS, main
-from invariances.commands.parsing import build_parser, explain, split_docstring
-from invariances.errors import UserError
+from invariances.cli.main import COMMANDS, main
+from invariances.cli.parsing import build_parser, explain, split_docstring
+from invariances.system.errors import UserError
 
 LIGHT = [["--help"], *([name, "--help"] for name in COMMANDS if name not in ("fit", "fit-autoencoder"))]
 
@@ -69,7 +69,7 @@ def test_a_fault_of_ours_is_status_1_and_debug_shows_the_trace(run, monkeypatch)
         """
         raise RuntimeError("a gasket\nblew")
 
-    monkeypatch.setattr("invariances.__main__._function", lambda home: broken)
+    monkeypatch.setattr("invariances.cli.main._function", lambda home: broken)
     status, _, err = run("evaluate", "x")
     assert status == 1
     assert "a gasket blew" in err
@@ -99,7 +99,7 @@ def test_what_the_system_refuses_is_the_users_to_mend(run, monkeypatch, error):
         """
         raise error
 
-    monkeypatch.setattr("invariances.__main__._function", lambda home: refused)
+    monkeypatch.setattr("invariances.cli.main._function", lambda home: refused)
     status, _, err = run("evaluate", "x")
     assert status == 2
     assert "permission" in err or "disk is full" in err
@@ -109,7 +109,7 @@ def test_interrupts_are_status_130(monkeypatch):
     def interrupted(argv: list[str]) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("invariances.__main__._function", lambda home: interrupted)
+    monkeypatch.setattr("invariances.cli.main._function", lambda home: interrupted)
     assert main(["fit"]) == 130
 
 
@@ -145,7 +145,7 @@ def test_a_typed_function_is_a_command():
     ],
 )
 def test_wrong_words_get_a_sentence(words, expected):
-    from invariances.commands.parsing import parse
+    from invariances.cli.parsing import parse
 
     with pytest.raises(UserError) as error:
         parse(build_parser(command, "invariances command"), words)

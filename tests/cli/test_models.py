@@ -6,6 +6,7 @@ import json
 import pytest
 
 from invariances import zoo
+from invariances.zoo import registry
 
 
 @pytest.fixture
@@ -25,8 +26,8 @@ def fake(monkeypatch):
         "licence": "MIT",
         "source": "here",
     }
-    entries = {**zoo.registry(), "small": extra}
-    monkeypatch.setattr(zoo, "registry", lambda: entries)
+    entries = {**registry.registry(), "small": extra}
+    monkeypatch.setattr(registry, "registry", lambda: entries)
     return content
 
 
@@ -99,7 +100,8 @@ def test_build_of_published_models_and_of_animals_without_photos(run):
 
 
 def test_build_hands_over_to_the_recipe(run, monkeypatch, tmp_path):
-    from invariances.recipes import animals, shapes
+    from invariances.recipes import animals_models as animals
+    from invariances.recipes import shapes_models as shapes
 
     calls = []
     monkeypatch.setattr(shapes, "build", lambda output: calls.append(("shapes", output)))

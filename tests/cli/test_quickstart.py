@@ -6,12 +6,12 @@ import pytest
 import yaml
 from torchvision.models import resnet50
 
-import invariances.quickstart
-from invariances.__main__ import main
+import invariances.recipes.quickstart
+from invariances.cli.main import main
 from invariances.data.images import to_uint8
 from invariances.data.shapes import FACTORS, Shapes
-from invariances.own_pictures import MOST_CROPS, crops_of_each
-from invariances.quickstart import Effort, quickstart
+from invariances.recipes.quickstart import Effort, quickstart
+from invariances.recipes.worlds import MOST_CROPS, crops_of_each
 
 TINY = Effort(
     pictures=48,
@@ -32,7 +32,7 @@ PLAIN = {"nll_bits_per_dim", "faithfulness_cosine", "top1_agreement", "variance_
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(invariances.quickstart, "Effort", lambda: TINY)
+    monkeypatch.setattr(invariances.recipes.quickstart, "Effort", lambda: TINY)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
@@ -47,7 +47,7 @@ def photos(folder: Path, classes: list[str]) -> Path:
 
 
 def test_without_arguments_the_drawn_world(tmp_path, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(invariances.quickstart, "Effort", lambda: replace(TINY, processes=2))
+    monkeypatch.setattr(invariances.recipes.quickstart, "Effort", lambda: replace(TINY, processes=2))
     assert main(["quickstart", "--output", str(tmp_path / "q")]) == 0
     summary = json.loads((tmp_path / "q" / "summary.json").read_text())
     assert summary["seconds"] > 0

@@ -22,7 +22,7 @@ from invariances.data.images import (
     to_tensor,
     to_uint8,
 )
-from invariances.errors import UserError
+from invariances.system.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from invariances.data.shapes import FACTORS, SHAPES, TEXTURES, Factor, Shapes, draw, oklch
-from invariances.errors import UserError
+from invariances.system.errors import UserError
 
 
 def plain(**changes: float) -> dict[str, torch.Tensor]:

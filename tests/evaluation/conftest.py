@@ -8,7 +8,7 @@ from torch import nn
 
 from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.interpreter import Interpreter
-from invariances.representation import Representation
+from invariances.representation.representation import Representation
 
 SIZE = 8
 

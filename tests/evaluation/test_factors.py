@@ -5,17 +5,15 @@ import torch
 from torch import Tensor
 
 from invariances.data.shapes import FACTORS, Shapes
-from invariances.errors import UserError
-from invariances.evaluation.factors import (
+from invariances.evaluation.factors import kept_by_probe, kept_by_samples, reading_quality
+from invariances.system.errors import UserError
+from invariances.training.readers import fit_readers
+from invariances.zoo.factor_reader import (
     OUTPUTS,
     SLICES,
     FactorReader,
-    fit_readers,
-    kept_by_probe,
-    kept_by_samples,
     load_readers,
     loss,
-    reading_quality,
     save_readers,
     targets,
     values,

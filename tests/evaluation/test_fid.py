@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from invariances.errors import UserError
 from invariances.evaluation.fid import Distance, FeatureSpace, Vectors, feature_space, fid
-from invariances.representation import Representation
+from invariances.representation.representation import Representation
+from invariances.system.errors import UserError
 
 
 def colours(n, seed, shift=0.0, scale=0.15):

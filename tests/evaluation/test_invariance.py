@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from invariances.evaluation.invariance import bits_per_dim, variance
-from invariances.features import Features
+from invariances.features.stream import Features
 
 NOISE = 0.5
 POSTERIOR_VARIANCE = NOISE**2 / (1 + NOISE**2)

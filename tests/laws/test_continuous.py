@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from invariances import UserError
-from invariances.flow import ConditionalFlow
+from invariances.flow.embedders.residual import as_vectors
+from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layers import ActNorm
-from invariances.flow.residual import as_vectors
-from invariances.learning_rate import rate_factor
-from invariances.muon import MuonAdam
+from invariances.training.muon import MuonAdam
+from invariances.training.schedule import rate_factor
 
 torch.set_num_threads(1)
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from invariances import UserError
-from invariances.flow import ConditionalFlow
-from invariances.flow.embedder import halvings
+from invariances.flow.embedders.embedder import halvings
+from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layers import ActNorm, DoubleCoupling, Permutation
-from invariances.residual_block import ResidualBlock
+from invariances.flow.residual_block import ResidualBlock
 
 torch.set_num_threads(1)
 

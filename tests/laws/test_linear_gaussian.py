@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from invariances.evaluation.invariance import bits_per_dim, variance
-from invariances.features import Features
-from invariances.flow import ConditionalFlow
-from invariances.learning_rate import rate_factor
-from invariances.muon import MuonAdam
-from invariances.whitening import start_embedder
+from invariances.features.stream import Features
+from invariances.flow.flow import ConditionalFlow
+from invariances.training.muon import MuonAdam
+from invariances.training.schedule import rate_factor
+from invariances.training.start import start_embedder
 
 D, N = 4, 4000
 Pair = tuple[Tensor, Tensor]

@@ -5,8 +5,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from invariances import UserError
-from invariances.classifier import load_classifier
-from invariances.recipes import animals
+from invariances.recipes import animals_models as animals
+from invariances.zoo.small_resnet import load_classifier
 
 
 @pytest.fixture

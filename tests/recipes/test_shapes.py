@@ -3,10 +3,10 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from invariances.autoencoder import load_autoencoder
-from invariances.classifier import load_classifier
-from invariances.evaluation.factors import load_readers
-from invariances.recipes import shapes
+from invariances.recipes import shapes_models as shapes
+from invariances.zoo.factor_reader import load_readers
+from invariances.zoo.loading import load_autoencoder
+from invariances.zoo.small_resnet import load_classifier
 
 
 def test_every_model_is_made_and_can_be_loaded(tmp_path: Path, monkeypatch) -> None:

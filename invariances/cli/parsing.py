@@ -1,0 +1,170 @@
+"""From a typed function to a command: its parser, its help, and one sentence for what a user got wrong."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
+
+from invariances.system.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+
+
+def help_formatter() -> type[argparse.HelpFormatter]:
+    """A help formatter that keeps the line breaks of descriptions and examples."""
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    return Formatter
+
+
+def split_docstring(text: str | None) -> tuple[str, str]:
+    """The description and the closing example of a Google docstring.
+
+    Args:
+        text: What stands above `Args:` is the description, what follows `Example:` the example.
+    """
+    before, _, after = inspect.cleandoc(text or "").partition("\nExample:")
+    description = re.split(r"\n(?:Args|Returns|Raises):", before)[0].strip()
+    example = inspect.cleandoc("\n" + after)
+    return description, "example:\n" + "\n".join("  " + line for line in example.splitlines())
+
+
+def build_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
+    """A parser with one argument per parameter of `function`, positional where it has no default.
+
+    Args:
+        function: Typed, with a Google docstring that ends with `Example:`. Parameters without default of type
+            `list[T]` take one or more words, and so do options of type `list[T] | None`.
+        program: The words before the arguments, shown in usage lines.
+    """
+    from jsonargparse import ArgumentParser
+
+    description, example = split_docstring(function.__doc__)
+    parser = ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=example,
+        formatter_class=help_formatter(),
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    hints = get_type_hints(function)
+    parameters = inspect.signature(function).parameters.values()
+    several = {}
+    for each in parameters:
+        kinds = [hints.get(each.name), *get_args(hints.get(each.name))]
+        kind = next((get_args(one)[0] for one in kinds if get_origin(one) is list), None)
+        if kind is not None:
+            several[each.name] = (kind, each.default is each.empty)
+    parser.add_function_arguments(function, as_positional=True, skip=set(several))
+    for group in parser._action_groups:
+        if group.title and group.title.startswith(description.splitlines()[0].rstrip(".")):
+            group.title = "arguments"
+    texts = _argument_texts(function)
+    for name, (kind, required) in several.items():
+        words = {"type": kind, "help": texts.get(name, "")}
+        if required:
+            parser.add_argument(name, nargs="+", **words)
+        else:
+            parser.add_argument(f"--{name}", nargs="+", default=None, **words)
+    return parser
+
+
+def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
+    from docstring_parser import parse
+
+    return {each.arg_name: each.description or "" for each in parse(function.__doc__ or "").params}
+
+
+def parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
+    """Keyword arguments out of words.
+
+    Raises:
+        UserError: Naming the key, and the nearest known one where it is misspelt.
+    """
+    with explained(parser):
+        return dict(vars(parser.parse_args(list(arguments))))
+
+
+class explained:
+    """Turns a parser's errors into a `UserError` of one sentence."""
+
+    def __init__(self, parser: ArgumentParser) -> None:
+        self.parser = parser
+
+    def __enter__(self) -> None:
+        warnings.filterwarnings("ignore", module="jsonargparse")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, argparse.ArgumentError) or type(error).__name__ == "ParserError":
+            raise UserError(explain(str(error), keys(self.parser))) from error
+
+
+def keys(parser: ArgumentParser) -> list[str]:
+    """Every key that `parser` knows, dotted as on the command line."""
+    hidden = {"help", "print_config", argparse.SUPPRESS}
+    return [each.dest for each in parser._actions if each.dest not in hidden and "." not in each.dest[-1:]]
+
+
+def explain(message: str, known: Iterable[str]) -> str:
+    """One sentence for a parser's message, with the nearest of the `known` keys."""
+    known = list(known)
+    if found := re.search(r"nrecognized arguments: (.+)", message):
+        words = found.group(1).split()
+        word = words[0].split("=")[0]
+        if not word.startswith("-"):
+            return f"{word!r} is one word too many; see --help"
+        return _unknown(word.lstrip("-"), known)
+    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", message):
+        return _unknown(f"{found.group(1)}.{found.group(2)}", known)
+    if found := re.search(r"Option '([^']+)' is not accepted", message):
+        return _unknown(found.group(1), known)
+    if found := re.search(r"Key '([^']+)' is not expected", message):
+        return _unknown(found.group(1), known)
+    if found := re.search(r"following arguments are required: (.+)", message):
+        names = [each.strip() for each in found.group(1).split(",")]
+        return (
+            f"{' and '.join(names)} {'is' if len(names) == 1 else 'are'} missing; see --help for an example"
+        )
+    if found := re.search(r'arser key "config":?\s*(.+)', message, re.DOTALL):
+        return f"the config file cannot be read: {_flat(found.group(1))}"
+    if found := re.search(r"Problems parsing config:?\s*(.+)", message, re.DOTALL):
+        return f"the config file is not valid YAML: {_flat(found.group(1))}"
+    if found := re.search(r'arser key "([^"]+)":?\s*(.+)', message, re.DOTALL):
+        return _wrong_value(found.group(1), _flat(found.group(2)))
+    return _flat(message)
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    last = key.rsplit(".", 1)[-1]
+    close = [each for each in known if each.rsplit(".", 1)[-1] == last]
+    return f"{key!r} is not an option; nearest: {nearest(key, close or known, n=3)}"
+
+
+def _wrong_value(key: str, text: str) -> str:
+    found = re.search(r"Expected an? (.+?)\. Got value: (.*)", text)
+    if not found:
+        return f"{key}: {text}"
+    kind, value = found.groups()
+    names = re.findall(r"<class '(\w+)'>", kind)
+    choices = re.search(r"Literal\[(.+?)\]", kind)
+    if names:
+        kind = " or ".join(_TYPES.get(each, each) for each in names)
+    elif choices:
+        kind = f"one of {choices.group(1)}"
+    return f"{key} must be {kind}, not {value!r}"
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,1 @@
+"""Moments and representations on disk: filled once, streamed."""

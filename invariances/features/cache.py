@@ -1,0 +1,275 @@
+"""Moments and representations of every image, once: what a flow trains on.
+
+`build_cache` passes each item of a data set once through the frozen networks and keeps the results as arrays on disk
+(`Shards`), one folder each under `$XDG_CACHE_HOME/invariances/features/`:
+
+- moments: mean and logvar side by side, (N, 2D) float32; labels: (N,) int64, -1 where items have none.
+- one array per layer: z, (N, C) or (N, C, H, W), float16 unless asked otherwise; float32 where a value is beyond
+  float16's 65504, which is said on stderr.
+
+A folder's name is a hash of what its array depends on: the data set (files with sizes and times, crops), and the
+autoencoder's weights, or the network's weights, layer, preprocessing and the dtype. A changed input is another
+folder; another layer or a second run share what is there. A build holds a lock per array, which the system releases
+when the process ends however it ends; a second process waits, then finds the rows there. Interrupted builds go on
+from the last rows that the manifest counts. Arrays that do not fit into `max_gb` are not kept: their
+representations are computed whenever they are asked for.
+
+A data set is any torch Dataset of dict items with `image` (3, H, W) in [-1, 1] and perhaps `label`; what it depends
+on is its `fingerprint()`, or without one a hash of all its images. Reading takes memory for a batch, not for the set.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from invariances.data.datasets import Images, collate, fingerprint, hash_of, items, tell
+from invariances.features.filling import LABELS, MOMENTS, FeaturePass
+from invariances.features.shards import Array, Shards, writing
+from invariances.representation.representation import Representation
+from invariances.system.errors import UserError, nearest
+from invariances.system.files import cache_home
+
+StoredType = Literal["float16", "float32"]
+
+
+Indices = Sequence[int] | Array | Tensor
+
+
+class FeatureCache(Dataset[dict[str, Any]]):
+    """The features of a data set, read from disk, or computed where they are not kept.
+
+    Items are dicts: mean (D,), logvar (D,), z (a dict: layer -> representation), label (-1: none), index.
+
+    Attributes:
+        n: number of items.
+        layers: names of the layers.
+    """
+
+    def __init__(
+        self,
+        dataset: Images,
+        moments: Shards,
+        labels: Shards,
+        stored: Mapping[str, Shards],
+        representations: Mapping[str, Representation],
+    ) -> None:
+        self.n, self.layers = moments.rows, list(representations)
+        self._dataset, self._moments, self._labels = dataset, moments, labels
+        self._stored, self._representations = dict(stored), dict(representations)
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self._checked([index])
+        mean, logvar = self.moments(row)
+        z = {layer: self._z(row, layer)[0] for layer in self.layers}
+        label = int(self._labels.read(row)[0])
+        return {"mean": mean[0], "logvar": logvar[0], "z": z, "label": label, "index": index}
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """(C,) or (C, H, W): the shape of a layer's representation."""
+        return tuple(self._known(layer).shape)
+
+    def on_the_fly(self, layer: str) -> bool:
+        """Whether a layer is computed at every read, for want of room on the disk."""
+        self._known(layer)
+        return layer not in self._stored
+
+    def dtype(self, layer: str) -> str:
+        """How a layer is stored: "float16" or "float32"; computed ones are "float32"."""
+        return "float32" if self.on_the_fly(layer) else self._stored[layer].dtype.name
+
+    @property
+    def labels(self) -> Tensor:
+        """All labels, (N,) int64; -1 where items have none."""
+        return torch.from_numpy(self._labels.read(np.arange(self.n)))
+
+    def moments(self, indices: Indices) -> tuple[Tensor, Tensor]:
+        """Mean and logvar of some items, each (B, D) float32."""
+        mean, logvar = torch.from_numpy(self._moments.read(self._checked(indices))).chunk(2, dim=1)
+        return mean, logvar
+
+    def batch(self, indices: Indices, layer: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and logvar (B, D) and representation (B, C) or (B, C, H, W) of some items, float32 on the CPU.
+
+        Raises:
+            UserError: the cache has no such layer.
+        """
+        self._known(layer)
+        rows = self._checked(indices)
+        return (*self.moments(rows), self._z(rows, layer))
+
+    def layer(self, name: str) -> LayerFeatures:
+        """The data set of one layer's (mean, logvar, z), for a torch DataLoader."""
+        self._known(name)
+        return LayerFeatures(self, name)
+
+    def _known(self, layer: str) -> Shards | Representation:
+        if layer not in self._representations:
+            raise UserError(f"layer {layer!r} is not in this cache; it has {nearest(layer, self.layers)}")
+        return self._stored.get(layer, self._representations[layer])
+
+    def _checked(self, indices: Indices) -> Array:
+        rows = np.asarray(indices, dtype=np.int64).reshape(-1)
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.n):
+            raise IndexError(f"indices {rows.min()} to {rows.max()} are outside of a cache of {self.n}")
+        return rows
+
+    def _z(self, rows: Array, layer: str) -> Tensor:
+        if layer in self._stored:
+            return torch.from_numpy(self._stored[layer].read(rows)).float()
+        with torch.no_grad():
+            images = collate(items(self._dataset, rows.tolist()))["image"]
+            z: Tensor = self._representations[layer](images.contiguous(memory_format=torch.channels_last))
+        return z.float().cpu()
+
+
+class LayerFeatures(Dataset[tuple[Tensor, ...]]):
+    """(mean (D,), logvar (D,), z) of one layer; whole batches at once in a loader with `collate_fn=tuple`."""
+
+    def __init__(self, cache: FeatureCache, name: str) -> None:
+        self.cache, self.name, self.shape = cache, name, cache.shape(name)
+
+    def __len__(self) -> int:
+        return self.cache.n
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(each[0] for each in self.cache.batch([index], self.name))
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        """The batch at `indices`, already collated."""
+        return self.cache.batch(indices, self.name)
+
+
+def build_cache(
+    dataset: Images,
+    autoencoder: nn.Module,
+    representations: Representation | Sequence[Representation],
+    *,
+    folder: Path | str | None = None,
+    dtype: StoredType = "float16",
+    max_gb: float = 20.0,
+    batch_size: int = 64,
+    half: bool = False,
+    workers: int = 0,
+    progress: bool = True,
+) -> FeatureCache:
+    """The cached features of a data set, computed where they are not on the disk yet.
+
+    Args:
+        dataset: of dict items with an `image`; see the top of this file.
+        autoencoder: with `encode(images) -> posterior` and `fingerprint()`.
+        representations: the layers; those of one network are computed in one pass.
+        folder: of all caches; `$XDG_CACHE_HOME/invariances/features` by default.
+        dtype: of stored representations, "float16" or "float32"; probabilities are always float32, since
+            float16 has none below 6e-8.
+        max_gb: what all arrays of this cache may take on the disk, in units of 10⁹ bytes. Layers that do not fit,
+            the largest first, are computed at every read.
+        batch_size: images per pass.
+        half: run the autoencoder (not the network) in bfloat16.
+        workers: processes that load items; 0 loads the next batch in a thread meanwhile.
+        progress: a bar with images/s and time left.
+
+    Raises:
+        UserError: an empty data set, items that are no images, images that are not the autoencoder's size, a network
+            that gives NaN or infinity, a folder that cannot be written, or a full disk.
+    """
+    if dtype not in ("float16", "float32"):
+        raise UserError(f"cache.dtype {dtype!r} is unknown; use 'float16' or 'float32'")
+    given = [representations] if isinstance(representations, Representation) else list(representations)
+    layers = {each.layer: each for each in given}
+    if len(layers) < len(given):
+        raise UserError(
+            f"layers {[each.layer for each in given]} are not all different; build one cache for each network"
+        )
+    count = len(cast(Sized, dataset))
+    if not count:
+        raise UserError("the data set is empty; give at least one picture")
+    root = Path(folder).expanduser() if folder else cache_home() / "features"
+    data, code = fingerprint(dataset, batch_size, workers, progress), cast(Any, autoencoder)
+    arrays = {
+        LABELS: _array(root, [data], count, (), "int64", {"kind": "labels"}),
+        MOMENTS: _array(
+            root,
+            [data, code.fingerprint(), *(["bfloat16"] if half else [])],
+            count,
+            (2 * int(code.latent_dim),),
+            "float32",
+            {"kind": "moments", "autoencoder": type(code).__name__},
+        ),
+    }
+    for layer, each in layers.items():
+        about = {"kind": "representation", "network": each.network_name, "layer": layer}
+        number = "float32" if each.probabilities else dtype
+        key = [data, each.fingerprint(), number]
+        arrays[layer] = _array(root, key, count, each, number, about)
+    work = FeaturePass(dataset, autoencoder, layers, batch_size, workers, progress, half)
+    left_out: set[str] = set()
+    while missing := _missing(arrays, max_gb, left_out):
+        _check_room(root, missing)
+        work.fill(missing)
+        arrays |= missing
+    stored = {layer: arrays[layer] for layer in layers if layer not in left_out}
+    return FeatureCache(dataset, arrays[MOMENTS], arrays[LABELS], stored, layers)
+
+
+def _array(
+    root: Path,
+    key: list[str],
+    rows: int,
+    shape: tuple[int, ...] | Representation,
+    dtype: str,
+    about: dict[str, Any],
+) -> Shards:
+    """The array of this key: as it is on the disk, or else still to be built."""
+    folder = root / hash_of([about["kind"], rows, *key])[:32]
+    found = Shards.load(folder)
+    if found is None:
+        row = (
+            shape.shape if isinstance(shape, Representation) else shape
+        )  # measured only where it is not known
+        found = Shards(folder, rows, row, dtype, about={**about, "key": key})
+    return found
+
+
+def _missing(arrays: Mapping[str, Shards], max_gb: float, left_out: set[str]) -> dict[str, Shards]:
+    """Arrays still to be built. Layers that do not fit go to `left_out`, the largest first, with a line each."""
+    room = max_gb * 1e9 - sum(array.bytes for array in arrays.values() if array.complete)
+    missing = {}
+    for name in sorted(arrays, key=lambda name: (name not in (LABELS, MOMENTS), arrays[name].bytes)):
+        array = arrays[name]
+        if array.complete or name in left_out:
+            continue
+        room -= array.bytes
+        if room >= 0 or name in (LABELS, MOMENTS):
+            missing[name] = array
+            continue
+        room += array.bytes
+        left_out.add(name)
+        tell(
+            f"layer {name!r} would take {array.bytes / 1e9:.3g} GB for {array.rows} images, more than is left of "
+            f"cache.max_gb = {max_gb:g}: its representations are computed at every step"
+        )
+    return missing
+
+
+def _check_room(root: Path, missing: Mapping[str, Shards]) -> None:
+    """Stops before a pass that the disk cannot hold."""
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(root).free
+    needed = sum(array.bytes - array.done * array.row_bytes for array in missing.values())
+    if needed > free:
+        raise UserError(
+            f"the cache needs {needed / 1e9:.3g} GB and the disk of {str(root)!r} has {free / 1e9:.3g} GB free; "
+            "free some space, or choose another cache.folder or a smaller cache.max_gb"
+        )

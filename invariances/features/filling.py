@@ -1,0 +1,216 @@
+"""The one pass of a data set through the frozen networks that fills a cache's arrays, and what it reads.
+
+Items are loaded in batches, the next one while the networks work on this one. Every few seconds the rows so far are
+brought to the disk for certain, so that an interrupted pass goes on from there.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from invariances.data.datasets import Batch, Images, batches, tell
+from invariances.features.shards import Shards, writing
+from invariances.representation.representation import Representation, Representations
+from invariances.system.errors import UserError
+
+MOMENTS, LABELS = "(moments)", "(labels)"
+
+
+COMMIT_SECONDS = 5.0
+"""At most this much work is lost to a kill."""
+
+
+HALF_MAX = 65504.0
+"""The largest float16."""
+
+
+class _Overflow(Exception):
+    """A layer has a value beyond float16; `args` are its name and the value."""
+
+
+class FeaturePass:
+    """A data set on its way through the frozen networks.
+
+    Args:
+        dataset: of dict items with an `image`.
+        autoencoder: with `encode(images)` and perhaps `image_size`.
+        layers: the representations by layer; those of one network run together.
+        batch_size: images at a time.
+        workers: of the loader.
+        progress: a bar on stderr.
+        half: the autoencoder in bfloat16.
+    """
+
+    def __init__(
+        self,
+        dataset: Images,
+        autoencoder: nn.Module,
+        layers: Mapping[str, Representation],
+        batch_size: int,
+        workers: int,
+        progress: bool,
+        half: bool = False,
+    ) -> None:
+        self.dataset, self.autoencoder, self.layers, self.half = dataset, autoencoder, layers, half
+        self.batch_size, self.workers, self.progress = batch_size, workers, progress
+
+    def fill(self, arrays: dict[str, Shards]) -> None:
+        """Completes the arrays, each by its name, from wherever they stand, after waiting for others who do.
+
+        Entries of `arrays` may be replaced. A float16 array that meets a larger value is begun anew as float32 and
+        left incomplete, since it takes twice the room.
+
+        Raises:
+            UserError: see `build_cache`.
+        """
+        with ExitStack() as locks:
+            for name in sorted(arrays, key=lambda name: arrays[name].folder):
+                locks.enter_context(_locked(arrays[name].folder))
+            for name, array in arrays.items():
+                found = Shards.load(array.folder)
+                if found and found.rows == array.rows and found.shape == array.shape:
+                    arrays[name] = found
+                else:
+                    array.start()
+            open_arrays = {name: array for name, array in arrays.items() if not array.complete}
+            try:
+                if open_arrays:
+                    self._run(open_arrays)
+            except _Overflow as overflow:
+                name, peak = overflow.args
+                tell(
+                    f"layer {name!r} reaches {peak:.4g}, beyond float16's {HALF_MAX:g}: it is stored as float32"
+                )
+                narrow = arrays[name]
+                arrays[name] = Shards(narrow.folder, narrow.rows, narrow.shape, "float32", about=narrow.about)
+                arrays[name].start()
+
+    def _run(self, arrays: Mapping[str, Shards]) -> None:
+        count = next(iter(arrays.values())).rows
+        first = min(array.done for array in arrays.values())
+        training, saved = self.autoencoder.training, time.monotonic()
+        self.autoencoder.eval()
+        bar = tqdm(
+            total=count,
+            initial=first,
+            desc="caching",
+            unit="img",
+            delay=1,
+            disable=not self.progress,
+            file=sys.stderr,
+        )
+        try:
+            for start, batch in batches(self.dataset, first, self.batch_size, self.workers):
+                self._check_size(batch)
+                stop = start + len(batch["label"])
+                wanted = {name: array for name, array in arrays.items() if array.written < stop}
+                for name, values in self._features(batch, list(wanted)).items():
+                    wanted[name].write(start, _checked(values, name, wanted[name], batch).numpy())
+                bar.update(stop - start)
+                if time.monotonic() - saved > COMMIT_SECONDS:
+                    _commit(arrays)
+                    saved = time.monotonic()
+            _commit(arrays)
+        except (KeyboardInterrupt, _Overflow) as stop:
+            _commit(arrays)
+            if isinstance(stop, KeyboardInterrupt):
+                done = min(array.done for array in arrays.values())
+                tell(f"{done} of {count} images are cached; the same command goes on from there")
+            raise
+        finally:
+            bar.close()
+            self.autoencoder.train(training)
+            for array in arrays.values():
+                array.close()
+
+    def _check_size(self, batch: Batch) -> None:
+        size, wanted = tuple(batch["image"].shape[2:]), getattr(self.autoencoder, "image_size", None)
+        if wanted is not None and size != (wanted, wanted):
+            raise UserError(
+                f"images have {size[0]} × {size[1]} pixels and the autoencoder takes {wanted} × {wanted}; "
+                f"load them with size={wanted}"
+            )
+
+    @torch.inference_mode()
+    def _features(self, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
+        """The named features of a batch, on the CPU."""
+        weight = next(self.autoencoder.parameters(), torch.empty(0))
+        images = batch["image"].to(weight.device).contiguous(memory_format=torch.channels_last)
+        found: dict[str, Tensor] = {}
+        if LABELS in names:
+            found[LABELS] = batch["label"]
+        if MOMENTS in names:
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
+                posterior = cast(Any, self.autoencoder).encode(images)
+            found[MOMENTS] = torch.cat([posterior.mean, posterior.logvar], dim=1)
+        for group in together([self.layers[name] for name in names if name in self.layers]):
+            found |= group(images)
+        return {name: values.cpu() for name, values in found.items()}
+
+
+def together(representations: Sequence[Representation]) -> list[Representations]:
+    """The same layers, grouped by the network that they share, so that each network runs once."""
+    groups: dict[int, list[Representation]] = {}
+    for each in representations:
+        groups.setdefault(id(each._cuts), []).append(each)
+    return [Representations(group) for group in groups.values()]
+
+
+def _checked(values: Tensor, name: str, array: Shards, batch: Batch) -> Tensor:
+    """The values as the array stores them.
+
+    Raises:
+        UserError: NaN or infinity. _Overflow: beyond float16.
+    """
+    if not values.is_floating_point():
+        return values
+    values = values.float()
+    peak = values.abs().amax().item()
+    if not math.isfinite(peak):
+        row = int((~torch.isfinite(values.flatten(1))).any(dim=1).nonzero()[0])
+        what = "the autoencoder's moments" if name == MOMENTS else f"layer {name!r}"
+        where = f" for {batch['path'][row]!r}" if batch["path"][row] else ""
+        raise UserError(
+            f"{what} came out as NaN or infinity{where}; check that network's weights and preprocessing"
+        )
+    if array.dtype.name == "float16" and peak > HALF_MAX:
+        raise _Overflow(name, peak)
+    return values.half() if array.dtype.name == "float16" else values
+
+
+def _commit(arrays: Mapping[str, Shards]) -> None:
+    for array in arrays.values():
+        array.commit()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Alone in `folder`, after whoever else writes there; the system frees the lock of a process that dies."""
+    with writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            tell("another process builds this cache; waiting for it")
+            lock.acquire()
+        except NotImplementedError as error:
+            raise UserError(
+                f"the file system of {str(folder.parent)!r} has no locks, which the cache needs; "
+                "choose another folder as cache.folder"
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()

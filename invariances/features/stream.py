@@ -1,0 +1,146 @@
+"""Cached features as training data: latents sampled anew at every step, in an order that a seed decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from invariances.autoencoder.posterior import DiagonalGaussian
+from invariances.flow.flow import ConditionalFlow
+from invariances.system.seeds import seeded
+
+Batch = tuple[Tensor, Tensor, Tensor]
+"""Latents (B, D), representations (B, ...), and which items these are (B,)."""
+
+
+class Source(Protocol):
+    """What features come from: a `FeatureCache`, or anything with the same three names."""
+
+    @property
+    def n(self) -> int:
+        """Number of items."""
+
+    def shape(self, layer: str) -> tuple[int, ...]:
+        """Shape of a layer's representation, without batch."""
+
+    def batch(self, indices: Tensor, layer: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and logvar (B, D) and representation (B, ...) of some items, float32."""
+
+
+class Features:
+    """One or several sources end to end, cut at one layer: item i is (mean, logvar, z).
+
+    Attributes:
+        n: Number of items.
+    """
+
+    def __init__(self, sources: Source | Sequence[Source], layer: str) -> None:
+        self.sources = list(sources) if isinstance(sources, Sequence) else [sources]
+        self.layer = layer
+        self.starts = torch.tensor([0, *(each.n for each in self.sources)]).cumsum(0)
+        self.n = int(self.starts[-1])
+        self.shape = tuple(self.sources[0].shape(layer))
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and logvar (B, D) and representation (B, ...) of the items at `indices` (B,), float32."""
+        if len(self.sources) == 1:
+            return self.sources[0].batch(indices, self.layer)
+        owners = torch.bucketize(indices, self.starts, right=True) - 1
+        order: list[Tensor] = []
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
+        for owner in range(len(self.sources)):
+            places = (owners == owner).nonzero()[:, 0]
+            order.append(places)
+            parts.append(self.sources[owner].batch(indices[places] - self.starts[owner], self.layer))
+        back = torch.cat(order).argsort()
+        mean, logvar, z = (torch.cat(each)[back] for each in zip(*parts))
+        return mean, logvar, z
+
+    def chunks(self, size: int = 256, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, ...]]:
+        """All items in order, `size` at a time, as (indices, mean, logvar, z); every `world`-th chunk only."""
+        for start in range(rank * size, self.n, world * size):
+            indices = torch.arange(start, min(start + size, self.n))
+            yield (indices, *self.batch(indices))
+
+
+class FeatureStream:
+    """Batches (latent, representation, index); order and noise are functions of (seed, step, rank), nothing else.
+
+    An epoch is one pass over all items in a fresh order, without the incomplete last batch. Lightning asks for
+    `state_dict` when it saves, so that a resumed run goes on with the very next batch.
+
+    Args:
+        features: What to read.
+        batch_size: Items per step and rank; at most all items.
+        seed: Of order and noise.
+        rank: Which of `world` processes this is; each sees its own part of every step's items.
+        world: Number of processes.
+    """
+
+    def __init__(
+        self, features: Features, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1
+    ) -> None:
+        self.features, self.seed, self.rank, self.world = features, seed, rank, world
+        self.batch_size = min(batch_size, math.ceil(features.n / world))
+        self.step = 0
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def __len__(self) -> int:
+        return max(1, self.features.n // (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The rest of the epoch that the next step belongs to."""
+        epoch = self.step // len(self)
+        while self.step // len(self) == epoch:
+            batch = self.at(self.step)
+            self.step += 1
+            yield batch
+
+    def at(self, step: int) -> Batch:
+        """The batch of one step: latents drawn from the posteriors, representations, and which items these are."""
+        indices = self.indices(step)
+        mean, logvar, z = self.features.batch(indices)
+        noise = seeded("latent", self.seed, step, self.rank)
+        return DiagonalGaussian(mean, logvar).sample(noise), z, indices
+
+    def indices(self, step: int) -> Tensor:
+        """Which items step number `step` reads on this rank; (B,)."""
+        epoch, position = divmod(step, len(self))
+        if self._order[0] != epoch:
+            order = torch.randperm(self.features.n, generator=seeded("order", self.seed, epoch))
+            self._order = (epoch, order)
+        start = (position * self.world + self.rank) * self.batch_size
+        places = torch.arange(start, start + self.batch_size) % self.features.n
+        return self._order[1][places]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the stream stands."""
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stand where `state` was taken."""
+        self.step = int(state["step"])
+
+
+@torch.inference_mode()
+def negative_log_likelihood(
+    flow: ConditionalFlow, features: Features, *, gaussian: bool = False, rank: int = 0, world: int = 1
+) -> Tensor:
+    """(Σ −log p(z̄ | z) in nats, number of items), float64 (2,), over one rank's share of `features`.
+
+    Each latent is one draw from its posterior, the same one at every call. `gaussian`: by the density of the flow's
+    residual embedder instead of the flow's own.
+    """
+    device = next(flow.parameters()).device
+    total = torch.zeros(2, dtype=torch.float64)
+    flow.eval()
+    log_prob = flow.gaussian_log_prob if gaussian else flow.log_prob
+    for indices, mean, logvar, z in features.chunks(rank=rank, world=world):
+        latent = DiagonalGaussian(mean, logvar).sample(seeded("held out", int(indices[0])))
+        nll = -log_prob(latent.to(device), z.to(device))
+        total += torch.tensor([float(nll.double().sum()), float(len(nll))], dtype=torch.float64)
+    return total

@@ -1,0 +1,1 @@
+"""From a representation to the vector that a flow is told."""

@@ -1,0 +1,1 @@
+"""Pictures, charts and pages: draws tensors and numbers, samples nothing."""

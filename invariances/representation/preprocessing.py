@@ -1,0 +1,82 @@
+"""From images in [-1, 1] to what a network takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from invariances.system.errors import UserError, nearest
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From images in [-1, 1] of any size to what a network takes: the whole picture resized, then normalised.
+
+    Args:
+        size: side in pixels, or (height, width).
+        mean, std: of each channel, for values in [0, 1].
+        interpolation: nearest, bilinear or bicubic.
+        antialias: smooth before making images smaller.
+    """
+
+    size: int | tuple[int, int] = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    interpolation: str = "bilinear"
+    antialias: bool = True
+
+    def __post_init__(self) -> None:
+        if self.interpolation not in INTERPOLATIONS:
+            raise UserError(
+                f"interpolation {self.interpolation!r} is unknown; use {nearest(self.interpolation, INTERPOLATIONS)}."
+            )
+        if min(self.shape) < 1 or min(self.std) <= 0 or not {len(self.mean), len(self.std)} <= {1, 3}:
+            raise UserError(
+                f"preprocessing to size {self.size} with mean {self.mean} and std {self.std} is impossible: give a "
+                "size of at least 1, and one or three means and positive standard deviations."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(resize((images + 1) / 2) - mean) / std: (N, 3, H, W) in [-1, 1] to network inputs; differentiable."""
+        x = images
+        if tuple(x.shape[-2:]) != self.shape:
+            smooth = self.interpolation != "nearest"
+            x = nn.functional.interpolate(
+                x,
+                self.shape,
+                mode=self.interpolation,
+                align_corners=False if smooth else None,
+                antialias=self.antialias and smooth,
+            )
+        mean, std = (x.new_tensor(each).view(1, -1, 1, 1) for each in (self.mean, self.std))
+        return ((x + 1) / 2 - mean) / std
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Preprocessing:
+        """From a mapping with some of the fields; others keep their defaults."""
+        known = {each.name for each in fields(cls)}
+        values = {key: value for key, value in values.items() if key in known and value is not None}
+        size = values.get("size", cls.size)
+        if not isinstance(size, int):
+            sides = tuple(int(side) for side in size)
+            values["size"] = sides[0] if len(set(sides)) == 1 else sides
+        for key in ("mean", "std"):
+            if key in values:
+                given = values[key]
+                values[key] = (
+                    tuple(float(v) for v in given) if isinstance(given, Sequence) else (float(given),)
+                )
+        return cls(**values)

@@ -1,0 +1,84 @@
+"""Files that are either whole or absent, the cache's home, and whether the network may be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from invariances.system.errors import UserError
+
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A draft beside `path` that takes its place once written: `path` is at every moment the old file or the new.
+
+    The draft reaches the disk before it is renamed; it is removed where the block raises. The file gets the usual
+    permissions, whatever wrote it (safetensors alone would keep it from everybody else).
+
+    Raises:
+        UserError: The folder cannot be written to.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"folder {str(path.parent)!r} cannot be made ({error.strerror}); choose another"
+        ) from None
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        yield draft
+        draft.chmod(0o666 & ~_UMASK)
+        _reach_disk(draft)
+        os.replace(draft, path)
+        with suppress(OSError):
+            _reach_disk(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _reach_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Makes `folder`, and proves now, not after hours, that it can be written to.
+
+    Raises:
+        UserError: It cannot.
+    """
+    folder = Path(folder)
+    probe = folder / f".probe.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"folder {str(folder)!r} cannot be written to ({error.strerror}); choose another --output"
+        ) from None
+
+
+def cache_home() -> Path:
+    """`$XDG_CACHE_HOME/invariances`, by default `~/.cache/invariances`."""
+    return cache_folder() / "invariances"
+
+
+def cache_folder() -> Path:
+    """`$XDG_CACHE_HOME`, or `~/.cache`: checkpoints lie below, in the published system's layout."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    return Path(given) if given else Path.home() / ".cache"
+
+
+def offline() -> bool:
+    """Whether `INVARIANCES_OFFLINE` forbids the network."""
+    return os.environ.get("INVARIANCES_OFFLINE", "").lower() not in ("", "0", "false")

@@ -1,0 +1,1 @@
+"""What learns: flows, autoencoders, small classifiers and readers."""

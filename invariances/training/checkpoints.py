@@ -1,0 +1,61 @@
+"""Training checkpoints: written so that a crash leaves the last one whole, read so that no code can run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+
+from invariances.interpreter import LAST
+from invariances.system.errors import UserError
+from invariances.system.files import atomic
+
+
+def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
+    """A training checkpoint, tensors and plain values alone.
+
+    Raises:
+        UserError: The file is missing, truncated, no checkpoint, or a pickle that would run code.
+    """
+    name = f"checkpoint {str(path)!r}"
+    if not Path(path).is_file():
+        raise UserError(f"{name} does not exist; a run keeps its last one in {LAST}")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{name} is truncated or no checkpoint; go on from an older one, or start again")
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{name} holds Python objects, which could run code; it is not loaded") from None
+    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
+        raise UserError(
+            f"{name} is damaged ({str(error).splitlines()[0]}); go on from an older one"
+        ) from None
+    if not isinstance(checkpoint, dict) or "invariances" not in checkpoint:
+        raise UserError(f"{name} was not written by `invariances fit`; give a run's {LAST}")
+    return checkpoint
+
+
+class AtomicCheckpoints(CheckpointIO):
+    """Lightning's checkpoint files, written atomically and read without running code."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write `checkpoint`; the file of that name stays whole until the new one is on the disk."""
+        with atomic(path) as draft, open(draft, "wb") as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See `load_checkpoint` of this module; never with code, whatever `weights_only` says."""
+        return load_checkpoint(path, map_location or "cpu")
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Remove a checkpoint."""
+        Path(path).unlink(missing_ok=True)

@@ -1,0 +1,134 @@
+"""The loop that trains a small classifier on a CPU in minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from invariances.system.errors import UserError
+from invariances.zoo.small_resnet import SmallResNet
+
+if TYPE_CHECKING:
+    from invariances.data.shapes import Shapes
+
+
+def train_classifier(
+    images: Tensor | Shapes,
+    labels: Tensor | None = None,
+    *,
+    classes: int | Sequence[str] | None = None,
+    width: int = 16,
+    blocks: Sequence[int] = (1, 1, 1, 1),
+    steps: int = 1500,
+    batch_size: int = 128,
+    learning_rate: float = 4e-3,
+    weight_decay: float = 0.02,
+    flip: bool = False,
+    half: bool = False,
+    start: SmallResNet | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+    description: str = "classifier",
+) -> SmallResNet:
+    """Train a SmallResNet with cross-entropy, AdamW and one warm-up and decay of the step size; in eval mode.
+
+    Args:
+        images: uint8 (N, 3, H, W), or a `Shapes` world, whose pictures are then drawn as they are needed.
+        labels: (N,) int64 classes of uint8 images, or (N, classes) probabilities, such as another network's
+            (distillation, Hinton et al. 2015); a world knows its own.
+        classes: names (or number) of the classes; from the labels or the world where left out.
+        width: of the network.
+        blocks: of the network.
+        steps: optimiser steps.
+        batch_size: pictures per step.
+        learning_rate: the highest, reached after a fifth of the steps.
+        weight_decay: AdamW's.
+        flip: mirror half of the pictures (photographs; not `Shapes`, whose rotation it would turn).
+        half: compute in bfloat16 (twice as fast on processors that have it).
+        start: a network of the same width and blocks to take stem and stages from, whatever its classes.
+        seed: decides weights and batches.
+        device: where to train.
+        progress: show a bar on stderr.
+        description: the bar's words.
+
+    Raises:
+        UserError: images without labels, or labels outside the classes.
+    """
+    world = None if isinstance(images, Tensor) else images
+    if world is None and labels is None:
+        raise UserError("train_classifier needs a label for each image")
+    if classes is None:
+        classes = world.classes if world is not None else _classes_of(labels)
+    number = classes if isinstance(classes, int) else len(classes)
+    _check_labels(labels, number)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = SmallResNet(classes, width, blocks)
+    if start is not None:
+        taken = {name: each for name, each in start.state_dict().items() if not name.startswith("fc.")}
+        network.load_state_dict(taken, strict=False)
+    network.to(device).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.2)
+    bar = tqdm(range(steps), desc=description, unit="step", disable=not progress)
+    for step in bar:
+        indices = torch.randint(len(images), (batch_size,), generator=generator)
+        if world is not None:
+            batch = world.batch(indices)
+            x, y = batch["image"], batch["label"]
+        else:
+            assert isinstance(images, Tensor)
+            assert labels is not None
+            x, y = images[indices].float() / 127.5 - 1, labels[indices]
+        if flip:
+            mirrored = torch.rand(batch_size, generator=generator) < 0.5
+            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
+        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+            logits = network(x).float()
+        loss = F.cross_entropy(logits, y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 19:
+            hits = (logits.argmax(1) == (y.argmax(1) if y.ndim == 2 else y)).float().mean()
+            bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item():.3f}")
+    return network.to(memory_format=torch.contiguous_format).eval()
+
+
+def _classes_of(labels: Tensor | None) -> int:
+    assert labels is not None
+    return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+
+
+def _check_labels(labels: Tensor | None, classes: int) -> None:
+    if labels is None:
+        return
+    if labels.ndim == 2:
+        if labels.shape[1] != classes or not labels.is_floating_point():
+            raise UserError(
+                f"probabilities must be floating-point, one of each of {classes} classes, "
+                f"not {labels.dtype} of shape {tuple(labels.shape)}"
+            )
+    elif int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise UserError(f"labels must lie between 0 and {classes - 1} for {classes} classes")
+
+
+@torch.inference_mode()
+def accuracy(network: nn.Module, world: Shapes, n: int = 2000, batch_size: int = 250) -> float:
+    """Share of the first `n` pictures of a world whose label the network names."""
+    n, hits = min(n, len(world)), 0
+    for start in range(0, n, batch_size):
+        batch = world.batch(range(start, min(n, start + batch_size)))
+        hits += int((network(batch["image"]).argmax(1) == batch["label"]).sum())
+    return hits / n

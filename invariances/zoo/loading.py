@@ -1,0 +1,171 @@
+"""Building and loading what is registered."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invariances.system.errors import UserError
+from invariances.zoo.registry import entry, fetch, path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def build(name: str) -> nn.Module:
+    """The network with that checkpoint's architecture, untrained, in eval mode.
+
+    Raises:
+        UserError: the name is unknown, or belongs to a model that ships (`load` builds those from their own file).
+    """
+    found = entry(name)
+    if "architecture" not in found:
+        raise UserError(
+            f"the architecture of {name!r} is written in its own file; use invariances.zoo.load({name!r})."
+        )
+    architecture = dict(found["architecture"])
+    module = _BUILDERS[architecture.pop("name")](**architecture).eval()
+    _describe(module, found)
+    return module
+
+
+def load_published(module: nn.Module, state_dict: Mapping[str, Any]) -> nn.Module:
+    """Fill a module of `build` from a state dict with published names, strictly; see `published.load_published`."""
+    from invariances.zoo.published import load_published as load_into
+
+    return load_into(module, state_dict)
+
+
+def load(name: str, progress: bool = True) -> nn.Module:
+    """The model of that name: downloaded once, verified, loaded, frozen, in eval mode.
+
+    Raises:
+        UserError: the name is unknown, or its file cannot be had, is damaged, or is of another architecture.
+    """
+    found = entry(name)
+    if "package" in found:
+        return _load_shipped(name, found)
+    from invariances.system.weights import read_state_dict
+
+    module = build(name)
+    if found["kind"] == "perceptual":
+        backbone, _ = read_state_dict(fetch(found["architecture"]["backbone"], progress))
+        _fill_backbone(module, backbone)
+    state, _ = read_state_dict(fetch(name, progress))
+    try:
+        load_published(module, state)
+    except UserError as error:
+        raise UserError(f"{path(name)} does not fit {name}: {error}") from error
+    return module.requires_grad_(False)
+
+
+def _load_shipped(name: str, found: Mapping[str, Any]) -> nn.Module:
+    file = fetch(name)
+    module: nn.Module
+    if found["kind"] == "autoencoder":
+        from invariances.zoo.loading import load_autoencoder
+
+        module = load_autoencoder(file)
+    elif found["kind"] == "reader":
+        from invariances.zoo.factor_reader import load_readers
+
+        module = load_readers(file, ["reader"])["reader"]
+    else:
+        from invariances.zoo.small_resnet import load_classifier
+
+        module = load_classifier(file)
+        _describe(module, found)
+    return module.requires_grad_(False).eval()
+
+
+def _describe(module: nn.Module, found: Mapping[str, Any]) -> None:
+    """Attach what a Representation wants to know of a classifier."""
+    for key, attribute in (("preprocessing", "preprocessing"), ("aliases", "layer_aliases")):
+        if key in found:
+            setattr(module, attribute, found[key])
+
+
+def _fill_backbone(module: nn.Module, state: Mapping[str, Any]) -> None:
+    backbone: Any = module.backbone
+    backbone.load_state_dict(
+        {
+            name.removeprefix("features."): value
+            for name, value in state.items()
+            if name.startswith("features.")
+        }
+    )
+
+
+def _flow(**architecture: Any) -> nn.Module:
+    from invariances.flow.flow import ConditionalFlow
+
+    return ConditionalFlow(**architecture)
+
+
+def _bigae(**architecture: Any) -> nn.Module:
+    from invariances.autoencoder.bigae import BigAE
+
+    return BigAE(**architecture)
+
+
+def _biggan(**architecture: Any) -> nn.Module:
+    from invariances.autoencoder.biggan import BigGAN
+
+    return BigGAN(**architecture)
+
+
+def _dequantiser(**architecture: Any) -> nn.Module:
+    from invariances.autoencoder.dequantiser import Dequantiser
+
+    return Dequantiser(**architecture)
+
+
+def _lpips(backbone: str) -> nn.Module:
+    from invariances.autoencoder.lpips import LPIPS
+
+    return LPIPS(backbone)
+
+
+def _torchvision(name: str) -> Callable[..., nn.Module]:
+    def make(classes: int) -> nn.Module:
+        from torchvision import models
+
+        module: nn.Module = models.get_model(name, weights=None, num_classes=classes)
+        return module
+
+    return make
+
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "flow": _flow,
+    "bigae": _bigae,
+    "biggan": _biggan,
+    "dequantiser": _dequantiser,
+    "lpips": _lpips,
+    **{name: _torchvision(name) for name in ("alexnet", "resnet50", "resnet101", "vgg16")},
+}
+
+
+def load_autoencoder(path: str | os.PathLike[str]) -> nn.Module:
+    """The autoencoder at `path`, or of that name in the zoo: frozen, float32, in eval mode.
+
+    It has `latent_dim`, `image_size`, `encode(images)` -> posterior, `decode(latents)` -> images in [-1, 1], and
+    `fingerprint()`.
+
+    Args:
+        path: a file or folder of `fit-autoencoder`, or a name that `invariances models list` shows.
+
+    Raises:
+        UserError: there is no such file or name, or the file is damaged or of another kind.
+    """
+    place = Path(path)
+    if place.is_dir():
+        place = place / "autoencoder.safetensors"
+    if place.exists() or place.suffix or len(place.parts) > 1:
+        from invariances.autoencoder.storage import load_vae
+
+        return load_vae(place)
+    autoencoder: nn.Module = load(str(path))
+    return autoencoder

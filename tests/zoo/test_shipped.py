@@ -1,0 +1,150 @@
+"""The models that come with the package do what the page says of them."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from invariances import zoo
+from invariances.data.images import from_uint8
+from invariances.data.shapes import FACTORS, Shapes
+from invariances.evaluation.factors import kept_by_probe, reading_quality
+from invariances.recipes.animals_models import faces_of, held_out_accuracy
+from invariances.recipes.quickstart import READERS, cue_conflict
+from invariances.representation.representation import Representation
+from invariances.training.classifier import accuracy
+from invariances.zoo.factor_reader import load_readers
+
+N = 400
+
+
+@pytest.fixture(scope="module")
+def world() -> Shapes:
+    return Shapes(N, seed=77)
+
+
+@pytest.fixture(scope="module")
+def readers():
+    return load_readers(zoo.fetch(READERS))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("shapes_shape", {"target": "shape"}),
+        ("shapes_texture", {"target": "texture"}),
+        ("shapes_colour", {"target": "foreground_hue"}),
+        ("shapes_cue", {"target": "shape", "correlate": ("shape", "texture")}),
+    ],
+)
+def test_classifiers_name_their_target(name, kind) -> None:
+    assert accuracy(zoo.load(name), Shapes(4000, seed=2, **kind), 4000) >= 0.98
+
+
+def test_the_autoencoder_gives_back_the_picture_and_all_its_factors(world, readers) -> None:
+    vae = zoo.load("shapes_vae")
+    images, truth = world.images(range(N)), world.factors(range(N))
+    with torch.inference_mode():
+        decoded = torch.cat([vae.decode(vae.encode(part).mode()) for part in images.split(100)])
+    assert float((decoded - images).abs().mean()) < 0.035
+    quality = reading_quality(readers["reader"].read(decoded), truth)
+    assert all(quality[name] >= 0.96 for name in FACTORS), quality
+
+
+def test_the_reader_reads_pictures_as_drawn(world, readers) -> None:
+    quality = reading_quality(readers["reader"].read(world.images(range(N))), world.factors(range(N)))
+    assert all(quality[name] >= 0.96 for name in FACTORS), quality
+
+
+def kept_of(network, world, readers) -> dict[str, dict[str, float]]:
+    probes = {
+        name.partition("/")[2]: reader for name, reader in readers.items() if name.startswith(f"{network}/")
+    }
+    taps, truth = Representation.many(network, list(probes)), world.factors(range(N))
+    with torch.inference_mode():
+        parts = [taps(part) for part in world.images(range(N)).split(100)]
+        return {
+            layer: kept_by_probe(torch.cat([probe(part[layer]) for part in parts]), truth)
+            for layer, probe in probes.items()
+        }
+
+
+def test_what_layers_of_the_texture_classifier_keep_by_their_probes(world, readers) -> None:
+    """It loses the foreground's hue at stage3, keeps place to the pooled layer and part of the shape to the end."""
+    kept = kept_of("shapes_texture", world, readers)
+    assert set(kept) == {"stage2", "stage3", "pool", "logits", "softmax"}
+    for layer, shares in kept.items():
+        assert shares["texture"] > 0.98, layer
+    assert kept["stage2"]["foreground_hue"] > 0.8 > 0.5 > kept["stage3"]["foreground_hue"]
+    assert kept["pool"]["x"] > 0.7 > 0.3 > kept["logits"]["x"]
+    assert 0.3 < kept["logits"]["shape"] < 0.6
+
+
+def test_the_network_that_could_take_either_cue_keeps_both(world, readers) -> None:
+    kept = kept_of("shapes_cue", world, readers)
+    assert set(kept) == {"stage3", "logits"}
+    assert min(kept["stage3"]["shape"], kept["stage3"]["texture"]) > 0.95
+    assert min(kept["logits"]["shape"], kept["logits"]["texture"]) > 0.7
+
+
+def test_what_layers_of_the_shape_classifier_keep_by_their_probes(world, readers) -> None:
+    kept = kept_of("shapes_shape", world, readers)
+    assert set(kept) == {"stage1", "stage2", "stage3", "stage4", "pool", "logits", "softmax"}
+    for layer, shares in kept.items():
+        assert shares["shape"] > 0.95, layer
+    textures = [kept[layer]["texture"] for layer in ("stage2", "stage3", "pool", "logits")]
+    assert all(later < earlier - 0.03 for earlier, later in pairwise(textures)), textures
+    assert abs(kept["logits"]["texture"]) < 0.1
+    assert abs(kept["logits"]["foreground_hue"]) < 0.1
+    assert kept["pool"]["background_hue"] > 0.5
+    order = [kept[layer]["foreground_hue"] for layer in ("stage2", "stage3", "stage4", "pool", "logits")]
+    assert all(later < earlier - 0.05 for earlier, later in pairwise(order)), order
+    assert kept["stage2"]["background_hue"] > 0.9
+    assert kept["stage2"]["texture"] > 0.9
+    assert kept["stage4"]["x"] > 0.9
+    assert kept["logits"]["x"] < kept["pool"]["x"]
+
+
+def test_which_cue_networks_follow_where_two_conflict() -> None:
+    """Chance is 1/8 for each cue; the network that saw them agree uses both, and is often torn."""
+    followed = cue_conflict(zoo.load("shapes_cue"), 500)
+    assert sum(followed.values()) == pytest.approx(1)
+    assert min(followed["shape"], followed["texture"]) > 0.2
+    shape_only = cue_conflict(zoo.load("shapes_shape"), 500)
+    assert shape_only["shape"] > 0.98
+    assert cue_conflict(zoo.load("shapes_texture"), 500)["texture"] > 0.98
+
+
+def test_they_are_small() -> None:
+    files = list((Path(zoo.__file__).parent / "weights").glob("shapes_*.safetensors"))
+    assert len(files) == 6
+    assert sum(file.stat().st_size for file in files) <= 12_000_000
+
+
+PHOTOS = Path(__file__).parents[3] / "shared" / "data"
+
+
+@pytest.mark.skipif(not PHOTOS.is_dir(), reason="needs ../shared/data")
+def test_animals_are_given_back_sharp_and_named() -> None:
+    _, held_out = faces_of(PHOTOS)
+    faces, vae = from_uint8(held_out.tensor()), zoo.load("animals64")
+    with torch.inference_mode():
+        decoded = vae(faces)
+    assert float((decoded - faces).abs().mean()) < 0.112
+
+    def contrast(pictures):
+        return (pictures[..., 1:] - pictures[..., :-1]).abs().mean()
+
+    assert 0.8 < contrast(decoded) / contrast(faces) < 1.2
+    assert held_out_accuracy(zoo.load("animals10"), held_out) > 0.7
+
+
+def test_animals_decode_to_pictures_whatever_the_latent() -> None:
+    vae = zoo.load("animals64")
+    latents = torch.randn(8, vae.latent_dim, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        pictures = vae.decode(latents)
+        again = vae.encode(pictures).mode()
+    assert pictures.shape == (8, 3, 64, 64)
+    assert float(torch.cosine_similarity(latents, again).min()) > 0.8
