@@ -22,6 +22,7 @@ from invariances.autoencoder.biggan import BigGAN, UpsamplingConv
 from invariances.autoencoder.dequantiser import Dequantiser
 from invariances.autoencoder.lpips import LPIPS
 from invariances.flow.flow import ConditionalFlow
+from invariances.zoo import registry
 from invariances.zoo.published import IGNORED, PLAIN, UPSAMPLING, fold_spectral, load_published, rules
 
 REFERENCE = Path(__file__).parents[3] / "shared" / "reference"
