@@ -39,14 +39,14 @@ class Interpreter:
         flow: t, for this representation and this autoencoder.
 
     Attributes:
-        half: Whether D runs in bfloat16: twice as fast on processors that compute in it; pictures differ by a few
-            levels of 255 at most.
+        precision: "32-true", or "bf16-mixed": D runs in bfloat16, twice as fast on processors that compute in it;
+            pictures differ by a few levels of 255 at most.
 
     Raises:
         UserError: The three do not fit together.
     """
 
-    half = False
+    precision = "32-true"
 
     def __init__(self, representation: Representation, autoencoder: nn.Module, flow: ConditionalFlow) -> None:
         if flow.latent_dim != autoencoder.latent_dim:
@@ -78,9 +78,9 @@ class Interpreter:
         return self
 
     def eval(self) -> Interpreter:
-        """Freeze all three parts on the flow's device: eval mode, no gradients for weights."""
+        """Freeze all three parts: eval mode, no gradients for weights."""
         for part in (self.representation, self.autoencoder, self.flow):
-            part.eval().requires_grad_(False).to(self.device)
+            part.eval().requires_grad_(False)
         return self
 
     def resized(self, images: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class Interpreter:
         """D(z̄): latents (..., D) to images (..., 3, S, S) in [-1, 1], some at a time."""
         flat = latents.to(self.device).flatten(0, -2)
         decode: Any = self.autoencoder.decode
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision != "32-true"):
             parts = [decode(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)]
         images = torch.cat(parts).to(flat.dtype)
         return images.reshape(*latents.shape[:-1], *images.shape[1:])
@@ -283,6 +283,5 @@ def autoencoder_of(source: str | os.PathLike[str] | nn.Module) -> nn.Module:
 
 def resume_command(folder: str | os.PathLike[str]) -> str:
     """The words to type to go on with the run in `folder`."""
-    folder = Path(folder)
-    config, last = shlex.quote(str(folder / CONFIG)), shlex.quote(str(folder / LAST))
-    return f"invariances fit -c {config} --ckpt_path {last}"
+    config = shlex.quote(str(Path(folder) / CONFIG))
+    return f"invariances fit -c {config} --resume"

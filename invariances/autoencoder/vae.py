@@ -136,7 +136,7 @@ class VAE(nn.Module):
     """
 
     def __init__(
-        self, size: int = 64, latent_dim: int = 128, width: int = 48, max_width: int = 192, blocks: int = 1
+        self, size: int = 64, latent_dim: int = 128, width: int = 32, max_width: int = 256, blocks: int = 1
     ) -> None:
         super().__init__()
         if size not in (32, 64, 128):

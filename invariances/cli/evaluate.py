@@ -11,9 +11,9 @@ def evaluate(
     temperature: float = 1.0,
     fid: str = "auto",
     unconditional: bool = False,
-    unconditional_steps: int | None = None,
     limit: int | None = None,
     seed: int = 0,
+    device: str = "auto",
 ) -> None:
     """Numbers and pictures of a trained run, on the pictures kept out of its training.
 
@@ -27,13 +27,13 @@ def evaluate(
         temperature: Of the samples; 1 is the truth, lower shows less variety.
         fid: Feature space of the FID - auto, inception, NETWORK:LAYER or none.
         unconditional: Also train a flow of the same size that is told nothing, and give its bits.
-        unconditional_steps: Steps of that training; as many as the run's by default.
         limit: At most so many pictures for samples and FID.
         seed: Of the samples.
+        device: auto, cpu, cuda or mps.
 
     Example:
         invariances evaluate runs/resnet50_layer4
-        invariances evaluate runs/resnet50_layer4 --fid tf_efficientnet_lite0:global_pool --unconditional true
+        invariances evaluate runs/resnet50_layer4 --fid tf_efficientnet_lite0:global_pool --unconditional
     """
     import json
 
@@ -48,8 +48,8 @@ def evaluate(
         temperature=temperature,
         fid=fid,
         unconditional=unconditional,
-        unconditional_steps=unconditional_steps,
         limit=limit,
         seed=seed,
+        device=device,
     )
     print(json.dumps(finite(result), indent=2))

@@ -6,7 +6,7 @@ import argparse
 import inspect
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from invariances.system.errors import UserError, nearest
@@ -78,7 +78,42 @@ def build_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
             parser.add_argument(name, nargs="+", **words)
         else:
             parser.add_argument(f"--{name}", nargs="+", default=None, **words)
+    return with_flags(parser)
+
+
+def with_flags(parser: ArgumentParser) -> ArgumentParser:
+    """The parser, whose booleans may stand alone: `--resume` is `--resume true`."""
+    for action in parser._actions:
+        if getattr(action, "_typehint", None) is bool and action.option_strings:
+            action.nargs, action.const = "?", True
+            action.metavar = "BOOL"
     return parser
+
+
+def with_short_words(parser: ArgumentParser, short: Mapping[str, str]) -> ArgumentParser:
+    """The parser with further words for some options, {"--steps": "learning.steps"}; its help shows both."""
+    by_name = {action.dest: action for action in parser._actions}
+    for word, name in short.items():
+        action = by_name[name]
+        action.option_strings = [word, *action.option_strings]
+        parser._option_string_actions[word] = action
+    return parser
+
+
+def words_of(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
+    """The words, with `=true` after booleans that stand alone, so that they take no word that follows."""
+    flags = {
+        word
+        for action in parser._actions
+        if getattr(action, "_typehint", None) is bool
+        for word in action.option_strings
+    }
+    words = list(arguments)
+    following = [*words[1:], ""]
+    return [
+        f"{word}=true" if word in flags and after.lower() not in ("true", "false", "yes", "no") else word
+        for word, after in zip(words, following)
+    ]
 
 
 def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:
@@ -94,7 +129,7 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
         UserError: Naming the key, and the nearest known one where it is misspelt.
     """
     with explained(parser):
-        return dict(vars(parser.parse_args(list(arguments))))
+        return dict(vars(parser.parse_args(words_of(parser, arguments))))
 
 
 class explained:

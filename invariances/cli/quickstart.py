@@ -8,11 +8,10 @@ def quickstart(
     network: str | None = None,
     layers: list[str] | None = None,
     output: str = "quickstart",
+    minutes: float = 4.0,
     steps: int | None = None,
-    blocks: int | None = None,
     pictures: int | None = None,
     held_out: int | None = None,
-    probe_width: int | None = None,
     autoencoder_steps: int | None = None,
     seed: int = 0,
 ) -> None:
@@ -26,20 +25,20 @@ def quickstart(
         network: Whose layers to look into; needed where the photos have no class folders.
         layers: Their names, from input to output; some along the way by default.
         output: Folder to write to.
-        steps: Training steps per layer; more make samples agree better with the layer.
-        blocks: Blocks of each flow; deeper ones make better samples, given more steps and pictures.
+        minutes: Time to take. How many steps fit into it is measured on this machine; the autoencoder of your own
+            photos comes on top.
+        steps: Training steps per layer, in place of minutes.
         pictures: Number of drawn pictures to train on, or of random crops of your own photos where those are fewer.
         held_out: Number of pictures kept out that numbers are measured on; more make them steadier.
-        probe_width: Width of probes to train on the layers of drawn pictures, in place of those that ship; 32 finds
-            more in vectors and small maps, in about ten minutes.
         autoencoder_steps: Steps of the autoencoder on your own photos.
-        seed: Of everything: the same seed gives the same page.
+        seed: Of everything.
 
     Example:
         invariances quickstart
         invariances quickstart --images photos/ --network resnet50
-        invariances quickstart --layers pool logits --pictures 240000 --steps 5000 --blocks 20 --held_out 2000
+        invariances quickstart --layers pool logits --pictures 240000 --minutes 60 --held_out 2000
     """
+    import shlex
     from dataclasses import replace
     from pathlib import Path
     from typing import Any
@@ -48,25 +47,21 @@ def quickstart(
     from invariances.recipes.quickstart import quickstart as run
     from invariances.system.errors import UserError
 
-    given = {
-        "steps": steps,
-        "blocks": blocks,
-        "pictures": pictures,
-        "held_out": held_out,
-        "probe_width": probe_width,
-        "autoencoder_steps": autoencoder_steps,
-    }
-    for name, value in given.items():
+    given = {"pictures": pictures, "held_out": held_out, "autoencoder_steps": autoencoder_steps}
+    for name, value in {**given, "steps": steps}.items():
         least = 2 if name == "held_out" else 1
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}; give at least {least}")
+    if not 0.2 <= minutes <= 100_000:
+        raise UserError(f"--minutes is {minutes}; give 0.2 to 100,000")
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    effort = replace(Effort(), **chosen)
+    effort = replace(Effort(), minutes=minutes, **chosen)
+    if steps is not None:
+        effort = replace(effort, minutes=None, learning=replace(effort.learning, steps=steps))
     summary = run(output, images=images, network=network, layers=layers, effort=effort, seed=seed)
-    last = list(summary["layers"])[-1]
-    folder = Path(output) / "runs" / f"{summary['network']}_{last}"
+    last = list(summary["layers"].values())[-1]
     print(Path(output) / PAGE)
     print("next:")
-    print(f"  invariances evaluate {folder} --images {images or 'FOLDER'}")
+    print(f"  invariances evaluate {shlex.quote(last['run'])} --images {shlex.quote(images or 'FOLDER')}")
     print("  invariances quickstart --images FOLDER_OF_CLASS_FOLDERS")
     print("  invariances fit --network resnet50 --layer layer4 --autoencoder animals64 --images FOLDER")

@@ -10,6 +10,7 @@ def sample(
     temperature: float = 1.0,
     seed: int = 0,
     network: str | None = None,
+    device: str = "auto",
     output: str | None = None,
 ) -> None:
     """Pictures that the layer cannot tell from yours: what they share it knows, what varies it ignores.
@@ -23,6 +24,7 @@ def sample(
         temperature: 1 for true samples; lower shows less variety.
         seed: Makes them repeat.
         network: The network's name or weights file, where that has moved since training.
+        device: auto, cpu, cuda or mps.
         output: Where to write; samples.png in the run's folder by default.
 
     Example:
@@ -35,9 +37,10 @@ def sample(
     from invariances.data.images import load_images
     from invariances.interpreter import Interpreter
     from invariances.report.grids import save_grid
+    from invariances.system.machine import accelerator
     from invariances.system.seeds import seeded
 
-    interpreter = Interpreter.load(folder, network)
+    interpreter = Interpreter.load(folder, network).to(accelerator(device))
     pictures = torch.cat([load_images(each, interpreter.image_size) for each in images])
     samples = interpreter.sample(pictures, n, temperature, seeded("samples", seed))
     rows = torch.stack([pictures, interpreter.reconstruct(pictures).cpu(), *samples.cpu().unbind(1)], dim=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +28,26 @@ class Source(Protocol):
         """Shape of a layer's representation, without batch."""
 
     def batch(self, indices: Tensor, layer: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and logvar (B, D) and representation (B, ...) of some items, float32."""
+        """Mean and logvar (B, *latent_shape) and representation (B, ...) of some items, float32."""
+
+    def moments(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logvar (B, *latent_shape) of some items, float32."""
+
+
+class FeatureSource(Protocol):
+    """Items of moments and of what a flow is told of them: representations, or embeddings of these."""
+
+    n: int
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(D,), or (C, H, W) where latents are maps."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and logvar (B, *latent_shape), and what is told (B, ...), of some items."""
+
+    def chunks(self, size: int = 256, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, ...]]:
+        """All items in order as (indices, mean, logvar, told); every `world`-th chunk only."""
 
 
 class Features:
@@ -45,20 +64,36 @@ class Features:
         self.n = int(self.starts[-1])
         self.shape = tuple(self.sources[0].shape(layer))
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(D,), or (C, H, W) where latents are maps."""
+        return tuple(self.moments(torch.zeros(1, dtype=torch.long))[0].shape[1:])
+
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and logvar (B, D) and representation (B, ...) of the items at `indices` (B,), float32."""
-        if len(self.sources) == 1:
-            return self.sources[0].batch(indices, self.layer)
-        owners = torch.bucketize(indices, self.starts, right=True) - 1
-        order: list[Tensor] = []
-        parts: list[tuple[Tensor, Tensor, Tensor]] = []
-        for owner in range(len(self.sources)):
-            places = (owners == owner).nonzero()[:, 0]
-            order.append(places)
-            parts.append(self.sources[owner].batch(indices[places] - self.starts[owner], self.layer))
-        back = torch.cat(order).argsort()
-        mean, logvar, z = (torch.cat(each)[back] for each in zip(*parts))
+        """Mean and logvar (B, *latent_shape) and representation (B, ...) of the items at `indices` (B,), float32."""
+        mean, logvar, z = self._of_owners(indices, lambda source, own: source.batch(own, self.layer))
         return mean, logvar, z
+
+    def moments(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and logvar (B, *latent_shape) of the items at `indices` (B,), float32."""
+        mean, logvar = self._of_owners(indices, lambda source, own: source.moments(own))
+        return mean, logvar
+
+    def _of_owners(
+        self, indices: Tensor, read: Callable[[Source, Tensor], tuple[Tensor, ...]]
+    ) -> tuple[Tensor, ...]:
+        """What each source reads of its own items, in the order of `indices`."""
+        if len(self.sources) == 1:
+            return read(self.sources[0], indices)
+        owners = torch.bucketize(indices, self.starts, right=True) - 1
+        places = [(owners == owner).nonzero()[:, 0] for owner in range(len(self.sources))]
+        parts = [
+            read(source, indices[own] - start)
+            for source, own, start in zip(self.sources, places, self.starts.tolist())
+            if len(own)
+        ]
+        back = torch.cat(places).argsort()
+        return tuple(torch.cat(each)[back] for each in zip(*parts))
 
     def chunks(self, size: int = 256, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, ...]]:
         """All items in order, `size` at a time, as (indices, mean, logvar, z); every `world`-th chunk only."""
@@ -82,7 +117,7 @@ class FeatureStream:
     """
 
     def __init__(
-        self, features: Features, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1
+        self, features: FeatureSource, batch_size: int, seed: int = 0, rank: int = 0, world: int = 1
     ) -> None:
         self.features, self.seed, self.rank, self.world = features, seed, rank, world
         self.batch_size = min(batch_size, math.ceil(features.n / world))
@@ -128,19 +163,17 @@ class FeatureStream:
 
 @torch.inference_mode()
 def negative_log_likelihood(
-    flow: ConditionalFlow, features: Features, *, gaussian: bool = False, rank: int = 0, world: int = 1
+    flow: ConditionalFlow, features: Features, *, rank: int = 0, world: int = 1
 ) -> Tensor:
     """(Σ −log p(z̄ | z) in nats, number of items), float64 (2,), over one rank's share of `features`.
 
-    Each latent is one draw from its posterior, the same one at every call. `gaussian`: by the density of the flow's
-    residual embedder instead of the flow's own.
+    Each latent is one draw from its posterior, the same one at every call.
     """
     device = next(flow.parameters()).device
     total = torch.zeros(2, dtype=torch.float64)
     flow.eval()
-    log_prob = flow.gaussian_log_prob if gaussian else flow.log_prob
     for indices, mean, logvar, z in features.chunks(rank=rank, world=world):
         latent = DiagonalGaussian(mean, logvar).sample(seeded("held out", int(indices[0])))
-        nll = -log_prob(latent.to(device), z.to(device))
+        nll = -flow.log_prob(latent.to(device), z.to(device))
         total += torch.tensor([float(nll.double().sum()), float(len(nll))], dtype=torch.float64)
     return total

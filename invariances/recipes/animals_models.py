@@ -15,7 +15,9 @@ from invariances.autoencoder.vae import VAE
 from invariances.data.images import ImageFolder, from_uint8
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.training.autoencoder import Objective, Schedule, fit_autoencoder
+from invariances.training.autoencoder import fit_autoencoder
+from invariances.training.autoencoder_config import Objective, Schedule
+from invariances.training.config import RunConfig
 from invariances.training.classifier import train_classifier
 from invariances.zoo.small_resnet import SmallResNet, save_classifier
 
@@ -48,7 +50,7 @@ CLASS_NAMES = {
 OBJECTIVE = Objective(perceptual=0.05, kl=1e-5, adversarial=0.6, adversarial_start=0.0)
 
 
-SCHEDULE = Schedule(steps=9_000, batch_size=32, learning_rate=5e-4, shift=2, seed=SEED)
+SCHEDULE = Schedule(steps=9_000, batch_size=32, learning_rate=5e-4, shift=2)
 
 
 def faces_of(photos: Path, views: int = 1) -> tuple[ImageFolder, ImageFolder]:
@@ -90,14 +92,11 @@ def build_autoencoder(folder: Path, photos: Path, weights: Path, precision: str)
     vae = fit_autoencoder(
         pictures,
         held_out.tensor(),
-        folder / "animals64",
         vae=VAE(SIZE, 384, width=32, max_width=96, blocks=2),
         perceptual=[eye],
         objective=OBJECTIVE,
         schedule=SCHEDULE,
-        precision=precision,
-        validate_every=500,
-        resume=True,
+        run=RunConfig(str(folder / "animals64"), resume=True, seed=SEED, precision=precision, checkpoint_every=500),
     )
     save_autoencoder(vae, folder / "animals64.safetensors", torch.float16)
     return vae

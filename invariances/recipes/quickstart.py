@@ -7,10 +7,9 @@ photos), measures what samples keep, and writes one page with its numbers beside
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +18,39 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from invariances import zoo
-from invariances.data.datasets import images_at
+from invariances.data.datasets import images_at, tell
 from invariances.data.images import spread
 from invariances.data.shapes import Shapes, draw
 from invariances.evaluation.factors import kept_by_probe, kept_by_samples
 from invariances.evaluation.faithfulness import faithfulness
 from invariances.evaluation.invariance import bits_per_dim, variance
 from invariances.evaluation.numbers import finite
-from invariances.flow.embedders.embedder import EmbedderKind
-from invariances.flow.embedders.residual import gives_maps
-from invariances.flow.flow import Transform
+from invariances.flow.config import FlowConfig
 from invariances.interpreter import Interpreter
-from invariances.recipes.shapes_models import CLASSIFIERS, SMALL, build_probes
-from invariances.recipes.worlds import WEIGHT_DECAY, World, embedder_for, layers_worth_seeing, own_world
-from invariances.report.quickstart_page import Story, write_page
+from invariances.recipes.budget import Work, affordable_steps
+from invariances.recipes.processes import in_processes
+from invariances.recipes.worlds import World, layers_worth_seeing, own_world
+from invariances.report.quickstart_page import CueStory, Story, write_page
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.machine import bfloat16, cores
-from invariances.training.auxiliary import shallower
-from invariances.training.data import CacheOptions, FeatureData
-from invariances.training.fit import fit_layers, of_each
+from invariances.system.seeds import seeded
+from invariances.training.config import CacheConfig, DataConfig, FitConfig, LearningConfig, Precision, RunConfig
+from invariances.training.data import FeatureData
+from invariances.training.fit import fit_layers, latent_shape
 from invariances.zoo.factor_reader import FactorReader, load_readers
 
 NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
-
-
-LAYERS = {"stage2": (0.6, 0.45), "stage3": (1.0, 0.5), "pool": (0.38, 0.66), "softmax": (0.29, 0.25)}
-"""Layers, the share of the usual steps that each needs to find what its representation holds, and the share of these
-in which its embedder learns."""
-
-
-USUAL = (1.0, 0.6)
-"""The same of other layers."""
-
-
-CUE_NETWORK, CUE_LAYER, CUE_STEPS = "shapes_cue", "stage3", 0.43
-"""The network that saw shape and texture agree, the layer that is sampled, and its share of the usual steps. No flow
-that trains in minutes draws the right texture from its logits (docs/shapes.md), so that these are only probed."""
-
-
-PAGE, SUMMARY = "index.html", "summary.json"
+LAYERS = ("stage2", "stage3", "pool", "softmax")
+CUE_NETWORK, CUE_LAYER = "shapes_cue", "stage3"
+"""The network that saw shape and texture agree, and the layer that is sampled; its logits are only probed."""
+PAGE, SUMMARY, RUNS = "index.html", "summary.json", "runs"
+PRECISION: Precision = "bf16-mixed" if bfloat16() else "32-true"
+CACHE = CacheConfig(batch_size=128)
+LOOKING = 0.15
+"""Share of the time left for looking at samples."""
+SHOWN, SHOWN_SAMPLES = 6, 6
 
 
 @dataclass(frozen=True)
@@ -67,46 +58,23 @@ class Effort:
     """How long quickstart trains and how closely it looks.
 
     Attributes:
+        minutes: to take, all in all; steps follow from the speed that is measured. None takes `learning.steps`.
         pictures: drawn for training; of own photos about as many random crops, where there are fewer.
-        steps: of each flow; of the layers of `LAYERS` the share that stands there.
-        batch_size: pictures per step; four times as many where a residual embedder reads vectors, which costs little.
-        learning_rate: the highest; it rises over a fortieth of the steps and falls to zero.
-        weight_decay: decoupled, of all weights; `own_pictures.WEIGHT_DECAY` for own photos.
-        blocks: of each flow.
-        width: of each flow's hidden layers.
-        depth: hidden layers after the first.
-        embedder: of each flow, "residual" or "published", or by the layer's name; own photos: `embedder_for` chooses
-            in place of "residual".
-        embedder_width: of a residual one.
-        transform: of each flow, "coupling" or "continuous".
-        auxiliary: layers whose channels a residual embedder of vectors guesses too, or None for those of `shallower`.
-        regression: share of the steps in which it learns, or None for those of `LAYERS`, and 0.6 elsewhere.
+        flow: of each layer.
+        learning: of each flow.
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
-        probe_width: of probes to train on the layers; None takes those that ship. On drawn pictures only.
-        probe_steps: of these, 512 pictures a step for vectors and small maps, 96 for others.
         processes: flows that train at once; at most as many as there are cores.
         autoencoder_steps: own photos only.
         classifier_steps: own photos only.
     """
 
+    minutes: float | None = 4.0
     pictures: int = 18_000
-    steps: int = 1200
-    batch_size: int = 128
-    learning_rate: float = 8e-3
-    weight_decay: float = 0.2
-    blocks: int = 6
-    width: int = 128
-    depth: int = 1
-    embedder: EmbedderKind | Mapping[str, EmbedderKind] = "residual"
-    embedder_width: int = 32
-    transform: Transform = "coupling"
-    auxiliary: Sequence[str] | None = None
-    regression: float | None = None
+    flow: FlowConfig = field(default_factory=FlowConfig.minutes)
+    learning: LearningConfig = field(default_factory=LearningConfig.minutes)
     held_out: int = 320
     samples: int = 4
-    probe_width: int | None = None
-    probe_steps: int = 4000
     processes: int = 2
     autoencoder_steps: int = 3000
     classifier_steps: int = 600
@@ -139,252 +107,259 @@ def quickstart(
         top1_agreement, variance_remaining, and on drawn pictures `factors` and `probe`, kept shares by factor.
 
     Raises:
-        UserError: folder, network or layers cannot be used; a flat folder of photos comes without `network`; probes
-            shall read photos.
+        UserError: folder, network or layers cannot be used; a flat folder of photos comes without `network`.
     """
     started = time.monotonic()
     folder = Path(output)
     check_writable(folder)
     # the classifier of own photos has the layers of the shipped one
     shapes = Representation.layers(network or NETWORK)
-    for layer in layers or ():
-        if layer not in shapes:
-            raise UserError(
-                f"there is no layer {layer!r} in {network or NETWORK}; "
-                f"`invariances layers {network or NETWORK}` lists them"
-            )
-    if images is not None and effort.probe_width is not None:
-        raise UserError("probes learn to read factors that drawn pictures alone have; leave probe_width out")
+    usual = images is None and network is None and layers is None
+    chosen = chosen_layers(layers, shapes, network or NETWORK, usual)
     if images is None:
         drawn = Shapes(effort.pictures, seed=1000 + seed), Shapes(effort.held_out, seed=2)
         world = World(*drawn, AUTOENCODER, network or NETWORK)
     else:
         world = own_world(images, folder, network, effort, seed, progress)
-        effort = replace(effort, weight_decay=WEIGHT_DECAY)
-    held_out = world.held_out
-    usual = images is None and world.network in CLASSIFIERS
-    chosen = list(layers or (list(LAYERS) if usual else layers_worth_seeing(shapes)))
-    if len(set(chosen)) != len(chosen) or not chosen:
-        raise UserError(f"layers {', '.join(chosen)} must be one or more different names")
-    if images is not None and effort.embedder == "residual":
-        effort = replace(effort, embedder={layer: embedder_for(shapes[layer]) for layer in chosen})
-    fitted = _fit(world, chosen, shapes, folder, effort, seed, progress)
-    readers = load_readers(zoo.fetch(READERS)) if images is None else {}
-    truth = held_out.factors(range(len(held_out))) if isinstance(held_out, Shapes) else None
-    reconstruction = _read_reconstructions(fitted[chosen[0]], held_out, readers)
+    cuts = [(world.network, layer) for layer in chosen] + ([(CUE_NETWORK, CUE_LAYER)] if usual else [])
+    deadline = None if effort.minutes is None else time.monotonic() + 60 * effort.minutes
+    if images is None and effort.minutes is not None:
+        deadline = started + 60 * effort.minutes
+    folders, steps = fit_all(world, cuts, folder / RUNS, effort, deadline, seed, progress)
+    fitted = {cut: interpreter_of(each) for cut, each in folders.items()}
+    looked = {layer: fitted[world.network, layer] for layer in chosen}
+    look = _Look(world.held_out, effort.samples, seed)
     summary: dict[str, Any] = {
-        "network": fitted[chosen[0]].representation.network_name,
+        "network": looked[chosen[0]].representation.network_name,
         "autoencoder": AUTOENCODER if images is None else str(folder / "autoencoder"),
         "images": "Shapes" if images is None else str(images),
+        "steps": steps,
         "layers": {},
     }
-    probes = {} if truth is None else _probes(fitted, readers, effort)
     for layer in tqdm(chosen, desc="looking at samples", unit="layer", disable=not progress):
-        numbers = measure(fitted[layer], held_out, seed)
-        if truth is None:
-            numbers |= seen_again(fitted[layer], held_out, effort.samples, seed)
-        else:
-            factors, seen = sampled_factors(
-                fitted[layer], held_out, readers["reader"], truth, reconstruction, effort.samples, seed
-            )
-            numbers |= {**seen, "factors": factors}
-            if layer in probes:
-                numbers["probe"] = probed_factors(
-                    fitted[layer].representation, held_out, probes[layer], truth
-                )
-        summary["layers"][layer] = numbers
-    story = Story(summary, fitted, _shown(held_out, 6, seed))
-    if images is None and network is None and layers is None:
-        effort = replace(effort, steps=max(1, round(CUE_STEPS * effort.steps)))
-        cue = _fit(replace(world, network=CUE_NETWORK), [CUE_LAYER], shapes, folder, effort, seed, progress)
-        story.cue, story.conflict = cue[CUE_LAYER], conflict_pictures(8)
-        summary["cue"] = _cue(story.cue, held_out, readers, reconstruction, effort.samples, seed)
+        summary["layers"][layer] = {**look.numbers(looked[layer]), "run": str(folders[world.network, layer])}
+    story = told(summary, looked, _shown(world.held_out, SHOWN, seed), seed)
+    if usual:
+        cue = fitted[CUE_NETWORK, CUE_LAYER]
+        summary["cue"] = look.cue(cue)
+        story.cue = cue_story(cue, looked[CUE_LAYER], seed)
     summary["seconds"] = round(time.monotonic() - started, 1)
     with atomic(folder / SUMMARY) as draft:
-        draft.write_text(json.dumps(finite(summary), indent=2) + "\n")
-    write_page(story, folder / PAGE, seed)
+        draft.write_text(json.dumps(finite(summary), indent=2) + "\n", encoding="utf-8")
+    write_page(story, folder / PAGE)
     return summary
 
 
-def _fit(
+def chosen_layers(
+    layers: Sequence[str] | None, shapes: Mapping[str, Sequence[int]], network: str, usual: bool
+) -> list[str]:
+    """The layers to look at.
+
+    Raises:
+        UserError: One is unknown, or named twice.
+    """
+    for layer in layers or ():
+        if layer not in shapes:
+            raise UserError(
+                f"there is no layer {layer!r} in {network}; `invariances layers {network}` lists them"
+            )
+    if layers is not None and (not layers or len(set(layers)) < len(layers)):
+        raise UserError(f"layers {', '.join(layers)} must be one or more different names")
+    return list(layers or (LAYERS if usual else layers_worth_seeing(shapes)))
+
+
+def fit_all(
     world: World,
-    layers: Sequence[str],
-    shapes: Mapping[str, Sequence[int]],
-    folder: Path,
+    cuts: Sequence[tuple[str, str]],
+    runs: Path,
     effort: Effort,
+    deadline: float | None,
     seed: int,
     progress: bool,
-) -> dict[str, Interpreter]:
-    shares = {layer: LAYERS.get(layer, USUAL) for layer in layers}
-    embedders: dict[str, EmbedderKind] = of_each(effort.embedder, layers)
-    regressed = {
-        layer for layer in layers if embedders[layer] == "residual" and not gives_maps(shapes[layer])
+) -> tuple[dict[tuple[str, str], Path], int]:
+    """Trains a flow for each (network, layer), some at once; their runs' folders and their steps.
+
+    Small flows use one core well, not several.
+
+    Args:
+        world: pictures, autoencoder.
+        cuts: networks and layers.
+        runs: folder of the runs.
+        effort: how long.
+        deadline: when all numbers shall be there, by `time.monotonic`; None takes the steps of `effort`.
+        seed: of everything.
+        progress: bars on stderr.
+    """
+    code = zoo.load_autoencoder(world.autoencoder) if isinstance(world.autoencoder, str) else world.autoencoder
+    taps = cached(world, cuts, code, progress)
+    processes = min(effort.processes, cores(), len(cuts))
+    learning = world.learning(effort.learning)
+    flows = {cut: world.flow(tap.shape, effort.flow) for cut, tap in taps.items()}
+    if deadline is not None:
+        seconds = (1 - LOOKING) * (deadline - time.monotonic())
+        works = [Work(flows[cut], latent_shape(code), tuple(tap.shape)) for cut, tap in taps.items()]
+        learning = replace(learning, steps=affordable_steps(works, learning, seconds, processes))
+        tell(f"quickstart: {learning.steps} steps for each of {len(cuts)} flows, as many as this machine does in time")
+    every = learning.steps
+    jobs, folders = [], {}
+    for cut, tap in taps.items():
+        folders[cut] = _new_folder(runs / f"{tap.network_name}_{tap.layer}")
+        run = RunConfig(
+            str(folders[cut]),
+            seed=seed,
+            device="cpu",
+            precision=PRECISION,
+            progress=progress,
+            checkpoint_every=every,
+            samples_every=every,
+        )
+        config = FitConfig(flow=flows[cut], learning=learning, cache=CACHE, run=run)
+        job = {"network": cut[0], "layers": [cut[1]], "autoencoder": world.autoencoder, "config": config}
+        jobs.append({**job, "images": world.training, "held_out": world.held_out})
+    if processes > 1:
+        in_processes(_fitted, jobs, processes)
+    else:
+        for each in jobs:
+            _fitted(**each)
+    return folders, learning.steps
+
+
+def interpreter_of(folder: Path) -> Interpreter:
+    """A run's, in bfloat16 where the processor computes in it."""
+    interpreter = Interpreter.load(folder)
+    interpreter.precision = PRECISION
+    return interpreter
+
+
+def cached(
+    world: World, cuts: Sequence[tuple[str, str]], code: nn.Module, progress: bool
+) -> dict[tuple[str, str], Representation]:
+    """All layers, their features on disk after one pass per network; the largest first, to train longest first."""
+    taps: dict[tuple[str, str], Representation] = {}
+    for network in dict.fromkeys(network for network, _ in cuts):
+        own = [layer for name, layer in cuts if name == network]
+        first = Representation(network, own[0])
+        found = {(network, layer): first.at(layer) for layer in own}
+        data = FeatureData(world.training, world.held_out, DataConfig(), CACHE, PRECISION, progress)
+        data.prepare(list(found.values()), code)
+        taps |= found
+    return dict(sorted(taps.items(), key=lambda each: -torch.Size(each[1].shape).numel()))
+
+
+def _fitted(**job: Any) -> dict[str, Tensor]:
+    fit_layers(**job)
+    return {}
+
+
+def _new_folder(wanted: Path) -> Path:
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}_{number}")
+    return folder
+
+
+class _Look:
+    """All numbers of quickstart's page, of one interpreter after the other, on the same pictures kept out.
+
+    Args:
+        held_out: the pictures.
+        samples: per picture.
+        seed: of the samples.
+    """
+
+    def __init__(self, held_out: Any, samples: int, seed: int) -> None:
+        self.held_out, self.samples, self.seed = held_out, samples, seed
+        self.drawn = isinstance(held_out, Shapes)
+        self.readers = load_readers(zoo.fetch(READERS)) if self.drawn else {}
+        self.truth = held_out.factors(range(len(held_out))) if self.drawn else {}
+        self.reconstruction: dict[str, Tensor] = {}
+
+    def numbers(self, interpreter: Interpreter) -> dict[str, Any]:
+        """Likelihood, remaining variance, faithfulness; on drawn pictures what samples and a probe keep of factors."""
+        cut = interpreter.representation
+        data = FeatureData(
+            self.held_out, self.held_out, cache=CACHE, precision=PRECISION, progress=False
+        )
+        data.prepare([cut], interpreter.autoencoder, training=False)
+        features = data.held_out_features(cut.layer)
+        found: dict[str, Any] = {
+            "nll_bits_per_dim": bits_per_dim(interpreter.flow, features),
+            "variance_remaining": variance(interpreter.flow, features, n=8, seed=self.seed)["variance_remaining"],
+        }
+        if not self.drawn:
+            return found | self._seen(interpreter, None)
+        factors, seen = self.sampled(interpreter, self.truth)
+        found |= {**seen, "factors": factors}
+        probe = self.readers.get(f"{cut.network_name}/{cut.layer}")
+        if probe is not None:
+            found["probe"] = self.probed(cut, self.truth)
+        return found
+
+    def _seen(self, interpreter: Interpreter, look: Callable[[Tensor], None] | None) -> dict[str, Any]:
+        seen = faithfulness(
+            interpreter, self.held_out, n=self.samples, seed=self.seed, batch_size=32, look=look
+        )
+        return {name: seen[name] for name in ("faithfulness_cosine", "top1_agreement")}
+
+    def sampled(
+        self, interpreter: Interpreter, truth: Mapping[str, Tensor]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """Share of every factor that samples keep (see `kept_by_samples`), and how the network sees the samples."""
+        reader, parts = self.readers["reader"], list[dict[str, Tensor]]()
+        if not self.reconstruction:
+            pictures = [interpreter.reconstruct(images) for images in self._images()]
+            self.reconstruction = reader.read(torch.cat(pictures))
+        seen = self._seen(interpreter, lambda drawn: parts.append(reader.read(drawn.flatten(0, 1))))
+        read = {name: torch.cat([part[name] for part in parts]).view(-1, self.samples) for name in truth}
+        return kept_by_samples(read, truth, self.reconstruction), seen
+
+    @torch.inference_mode()
+    def probed(self, cut: Representation, truth: Mapping[str, Tensor]) -> dict[str, float]:
+        """Share of every factor that the shipped probe of this layer finds in it; see `kept_by_probe`."""
+        probe: FactorReader = self.readers[f"{cut.network_name}/{cut.layer}"]
+        return kept_by_probe(torch.cat([probe(cut(images)) for images in self._images()]), truth)
+
+    def _images(self) -> Iterator[Tensor]:
+        return map(self.held_out.images, torch.split(torch.arange(len(self.held_out)), 64))
+
+    def cue(self, interpreter: Interpreter) -> dict[str, Any]:
+        """Which cue the network took that saw shape and texture agree: by samples, probes and conflicting pictures."""
+        truth = {name: self.truth[name] for name in ("shape", "texture")}
+        cut = interpreter.representation
+        conflict = cue_conflict(zoo.load(CUE_NETWORK))
+        shape, texture = conflict["shape"], conflict["texture"]
+        return {
+            "network": CUE_NETWORK,
+            "layers": {
+                CUE_LAYER: {"factors": self.sampled(interpreter, truth)[0], "probe": self.probed(cut, truth)},
+                "logits": {"probe": self.probed(cut.at("logits"), truth)},
+            },
+            "conflict": conflict,
+            "took": "shape" if shape > 2 * texture else "texture" if texture > 2 * shape else "both",
+        }
+
+
+def told(summary: dict[str, Any], looked: Mapping[str, Interpreter], pictures: Tensor, seed: int) -> Story:
+    """What the page tells: the same pictures through each layer."""
+    first = next(iter(looked.values()))
+    samples = {
+        layer: each.sample(pictures, SHOWN_SAMPLES, generator=seeded("page", seed)).cpu()
+        for layer, each in looked.items()
     }
-    beside = {
-        layer: (shallower(shapes, layer) if effort.auxiliary is None else effort.auxiliary)
-        if layer in regressed
-        else ()
-        for layer in layers
+    return Story(summary, pictures, first.reconstruct(pictures).cpu(), samples)
+
+
+def cue_story(cue: Interpreter, other: Interpreter, seed: int) -> CueStory:
+    """Pictures whose cues disagree, and a sample of each at the same layer of both networks."""
+    pictures = conflict_pictures(8)
+    drawn = {
+        f"{each.representation.network_name}, {CUE_LAYER}": each.sample(pictures, 1, generator=seeded("cue", seed))[
+            :, 0
+        ].cpu()
+        for each in (cue, other)
     }
-    fitted = fit_layers(
-        world.network,
-        layers,
-        world.autoencoder,
-        world.training,
-        held_out=world.held_out,
-        output=str(folder / "runs" / "{network}_{layer}"),
-        steps={layer: max(1, round(effort.steps * share)) for layer, (share, _) in shares.items()},
-        batch_size={layer: effort.batch_size * (4 if layer in regressed else 1) for layer in layers},
-        learning_rate=effort.learning_rate,
-        schedule="cosine",
-        warmup=max(1, effort.steps // 40),
-        ema=0.99,
-        blocks=effort.blocks,
-        width=effort.width,
-        depth=effort.depth,
-        embedder=embedders,
-        embedder_width=effort.embedder_width,
-        embedder_statistics=isinstance(world.training, Shapes),
-        transform=effort.transform,
-        regression={
-            layer: first if effort.regression is None else effort.regression
-            for layer, (_, first) in shares.items()
-        },
-        auxiliary=beside,
-        optimizer={
-            layer: "muon" if layer in regressed or effort.transform == "continuous" else "muon_embedder"
-            for layer in layers
-        },
-        weight_decay=effort.weight_decay,
-        cache=_cache(),
-        checkpoint_every=max(effort.steps, 1),
-        samples_every=max(effort.steps, 1),
-        accelerator="cpu",
-        seed=seed,
-        processes=min(effort.processes, cores()),
-        progress=progress,
-    )
-    for interpreter in fitted.values():
-        interpreter.half = bfloat16()
-    return fitted
-
-
-def _cache() -> CacheOptions:
-    """Large batches, and half precision on processors that compute in it."""
-    return CacheOptions(batch_size=128, half=bfloat16())
-
-
-def _probes(
-    fitted: Mapping[str, Interpreter], readers: Mapping[str, FactorReader], effort: Effort
-) -> dict[str, FactorReader]:
-    """The probes that ship, of the layers that have one, or new ones of all."""
-    cuts = {layer: interpreter.representation for layer, interpreter in fitted.items()}
-    if effort.probe_width is None:
-        names = {layer: f"{cut.network_name}/{layer}" for layer, cut in cuts.items()}
-        return {layer: readers[name] for layer, name in names.items() if name in readers}
-    probes: dict[str, FactorReader] = {}
-    for small in (True, False):
-        layers = [layer for layer, cut in cuts.items() if (math.prod(cut.shape) <= SMALL) == small]
-        if layers:
-            probes |= build_probes(
-                cuts[layers[0]], layers, effort.probe_width, effort.probe_steps, bfloat16(), statistics=True
-            )
-    return probes
-
-
-def measure(interpreter: Interpreter, held_out: Any, seed: int) -> dict[str, Any]:
-    """Likelihood and remaining variance on pictures kept out."""
-    data = FeatureData.of(held_out, held_out, cache=_cache(), progress=False)
-    data.prepare([interpreter.representation], interpreter.autoencoder, training=False)
-    features = data.held_out_features(interpreter.representation.layer)
-    return {
-        "nll_bits_per_dim": bits_per_dim(interpreter.flow, features),
-        "variance_remaining": variance(interpreter.flow, features, n=8, seed=seed)["variance_remaining"],
-    }
-
-
-def seen_again(
-    interpreter: Interpreter,
-    held_out: Any,
-    samples: int,
-    seed: int,
-    look: Callable[[Tensor], None] | None = None,
-) -> dict[str, Any]:
-    """How samples look to the network; see `faithfulness`."""
-    seen = faithfulness(interpreter, held_out, n=samples, seed=seed, batch_size=32, look=look)
-    return {name: seen[name] for name in ("faithfulness_cosine", "top1_agreement")}
-
-
-def sampled_factors(
-    interpreter: Interpreter,
-    world: Shapes,
-    reader: FactorReader,
-    truth: Mapping[str, Tensor],
-    reconstruction: Mapping[str, Tensor],
-    samples: int,
-    seed: int,
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Share of every factor that samples keep (see `kept_by_samples`), and how the same samples look to the network."""
-    parts: list[dict[str, Tensor]] = []
-    seen = seen_again(
-        interpreter, world, samples, seed, lambda drawn: parts.append(reader.read(drawn.flatten(0, 1)))
-    )
-    read = {name: torch.cat([part[name] for part in parts]).view(-1, samples) for name in truth}
-    return kept_by_samples(read, truth, reconstruction), seen
-
-
-@torch.inference_mode()
-def probed_factors(
-    representation: Representation, world: Shapes, probe: FactorReader, truth: Mapping[str, Tensor]
-) -> dict[str, float]:
-    """Share of every factor that the probe of this layer finds in it; see `kept_by_probe`."""
-    outputs = [probe(representation(images)) for images in _all_images(world)]
-    return kept_by_probe(torch.cat(outputs), truth)
-
-
-def _all_images(world: Shapes) -> Iterator[Tensor]:
-    """64 at a time."""
-    return map(world.images, torch.split(torch.arange(len(world)), 64))
-
-
-def _read_reconstructions(
-    interpreter: Interpreter, world: Any, readers: Mapping[str, FactorReader]
-) -> dict[str, Tensor]:
-    if "reader" not in readers:
-        return {}
-    pictures = [interpreter.reconstruct(images) for images in _all_images(world)]
-    return readers["reader"].read(torch.cat(pictures))
-
-
-def _cue(
-    interpreter: Interpreter,
-    world: Shapes,
-    readers: Mapping[str, FactorReader],
-    reconstruction: Mapping[str, Tensor],
-    samples: int,
-    seed: int,
-) -> dict[str, Any]:
-    """Which cue the network took that saw shape and texture agree: by samples, probes, and conflicting pictures."""
-    every = world.factors(range(len(world)))
-    truth = {name: every[name] for name in ("shape", "texture")}
-    kept, _ = sampled_factors(interpreter, world, readers["reader"], truth, reconstruction, samples, seed)
-
-    def probed(layer: str) -> dict[str, float]:
-        representation = Representation(interpreter.representation, layer)
-        return probed_factors(representation, world, readers[f"{CUE_NETWORK}/{layer}"], truth)
-
-    conflict = cue_conflict(zoo.load(CUE_NETWORK))
-    shape, texture = conflict["shape"], conflict["texture"]
-    took = "shape" if shape > 2 * texture else "texture" if texture > 2 * shape else "both"
-    return {
-        "network": CUE_NETWORK,
-        "layers": {
-            CUE_LAYER: {"factors": kept, "probe": probed(CUE_LAYER)},
-            "logits": {"probe": probed("logits")},
-        },
-        "conflict": conflict,
-        "took": took,
-    }
+    return CueStory(pictures, cue.reconstruct(pictures).cpu(), drawn)
 
 
 def conflicting(n: int, seed: int = 3) -> tuple[Shapes, Tensor]:

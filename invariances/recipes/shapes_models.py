@@ -18,7 +18,9 @@ from invariances.data.images import to_uint8
 from invariances.data.shapes import Shapes
 from invariances.evaluation.factors import kept_by_probe, reading_quality
 from invariances.representation.representation import Representation
-from invariances.training.autoencoder import Objective, Schedule, fit_autoencoder
+from invariances.training.autoencoder import fit_autoencoder
+from invariances.training.autoencoder_config import Objective, Schedule
+from invariances.training.config import RunConfig
 from invariances.training.classifier import accuracy, train_classifier
 from invariances.training.readers import fit_readers
 from invariances.zoo.factor_reader import FactorReader, load_readers, save_readers
@@ -61,7 +63,7 @@ VECTOR_MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.02, "weig
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
 
 
-SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False)
+SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False, shift=0)
 
 
 ENDLESS, TEST = 1_000_000, 2000
@@ -145,14 +147,13 @@ def build_autoencoder(
     vae = fit_autoencoder(
         pictures,
         held_out,
-        folder / "shapes_vae",
         vae=VAE(64, 64, width=48, max_width=128),
         perceptual=eyes,
         objective=OBJECTIVE,
         schedule=Schedule(**{**SCHEDULE.__dict__, "steps": steps}),
-        precision=precision,
-        validate_every=min(500, steps),
-        resume=True,
+        run=RunConfig(
+            str(folder / "shapes_vae"), resume=True, precision=precision, checkpoint_every=min(500, steps)
+        ),
     )
     return load_autoencoder(save_autoencoder(vae, path, torch.float16))
 

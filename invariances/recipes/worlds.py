@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from invariances.autoencoder.vae import VAE
 from invariances.data.images import ImageFolder, from_uint8
-from invariances.flow.embedders.embedder import EmbedderKind
-from invariances.flow.embedders.residual import gives_maps
+from invariances.flow.config import FlowConfig
 from invariances.representation.representation import Representation
 from invariances.system.cost import flops
 from invariances.system.errors import UserError
 from invariances.system.machine import bfloat16
-from invariances.training.autoencoder import Objective, Schedule, fit_autoencoder
-from invariances.training.auxiliary import stages
+from invariances.training.autoencoder import fit_autoencoder
+from invariances.training.autoencoder_config import Objective, Schedule
 from invariances.training.classifier import train_classifier
+from invariances.training.config import LearningConfig, RunConfig
 from invariances.zoo.small_resnet import save_classifier
 
 if TYPE_CHECKING:
@@ -40,17 +40,41 @@ MOST_CROPS, MOST_FLOPS = 48, 20e12
 
 
 WEIGHT_DECAY = 1.0
-"""Of the flows: crops of a few hundred photos are learnt by heart with less."""
+"""Of the flows of own photos: crops of a few hundred are learnt by heart with less."""
+_STAGES = ("stage", "layer", "blocks", "features")
 
 
 @dataclass(frozen=True)
 class World:
-    """What quickstart looks at: pictures to train on and others kept out, a network and an autoencoder of them."""
+    """What quickstart looks at: pictures to train on and others kept out, a network and an autoencoder of them.
+
+    Attributes:
+        training: a data set.
+        held_out: another one.
+        autoencoder: its name, or the module.
+        network: its name.
+        photos: whether these are a user's few photos and no drawn pictures without end.
+    """
 
     training: Any
     held_out: Any
     autoencoder: str | nn.Module
     network: str
+    photos: bool = False
+
+    def flow(self, shape: Sequence[int], config: FlowConfig) -> FlowConfig:
+        """The flow for a representation of this shape.
+
+        A network that knows its few photos by heart gives others vectors unlike any that a regression has seen, so
+        that vectors of photos have the published embedder.
+        """
+        if self.photos and len(shape) == 1:
+            return replace(config, embedder=FlowConfig.published().embedder)
+        return config
+
+    def learning(self, config: LearningConfig) -> LearningConfig:
+        """How the flows learn."""
+        return replace(config, weight_decay=WEIGHT_DECAY) if self.photos else config
 
 
 def own_world(
@@ -111,16 +135,19 @@ def own_world(
     vae = fit_autoencoder(
         pictures,
         kept_out,
-        folder / "autoencoder",
         vae=vae,
         perceptual=eyes,
         objective=Objective(perceptual=0.05, kl=1e-5, adversarial=0.0),
-        schedule=Schedule(steps=effort.autoencoder_steps, batch_size=BATCH, seed=seed),
-        precision="bf16-mixed" if bfloat16() else "32-true",
-        validate_every=max(1, effort.autoencoder_steps // 4),
-        progress=progress,
+        schedule=Schedule(steps=effort.autoencoder_steps, batch_size=BATCH, shift=0),
+        run=RunConfig(
+            str(folder / "autoencoder"),
+            seed=seed,
+            precision="bf16-mixed" if bfloat16() else "32-true",
+            checkpoint_every=max(1, effort.autoencoder_steps // 4),
+            progress=progress,
+        ),
     )
-    return World(training, held_out, vae, network)
+    return World(training, held_out, vae, network, photos=True)
 
 
 def crops_of_each(photos: int, wanted: int, network: str | nn.Module | None) -> int:
@@ -160,18 +187,10 @@ def layers_worth_seeing(shapes: Mapping[str, Sequence[int]], count: int = 4) -> 
     ]
     last = [name for name in ("softmax", "logits") if name in small][:1]
     room = max(1, count - len(last))
-    parts = stages(small)
+    parts = [name for name in small if name.startswith(_STAGES)]
     whole = [name for name in parts if "." not in name]
     parts = whole if len(whole) >= room else parts
     names = [name for name in (parts or small) if name not in ("input", "logits", "softmax")]
     places = torch.linspace(0, len(names) - 1, min(room, len(names))).round().long().tolist()
     return [*dict.fromkeys(names[place] for place in places), *last]
 
-
-def embedder_for(shape: Sequence[int]) -> EmbedderKind:
-    """A residual embedder for maps, a published one for vectors.
-
-    A network that knows its few photos by heart gives others vectors unlike any that a regression has seen: the
-    residual embedder of a softmax then leads the flow astray (docs/results.md).
-    """
-    return "residual" if gives_maps(shape) else "published"

@@ -12,16 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from invariances.interpreter import Interpreter
 from invariances.report.grids import grid
 from invariances.report.html import page, paragraph, picture, save_page, table
-from invariances.system.seeds import seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-_SAMPLES = 6
 
 
 _TITLES = {
@@ -40,27 +37,42 @@ _BLUE, _ORANGE = "#3b6fb6", "#e07b39"
 
 
 @dataclass
+class CueStory:
+    """Pictures whose shape and texture disagree, seen by two networks.
+
+    Attributes:
+        pictures: (N, 3, S, S).
+        reconstructions: the autoencoder's.
+        samples: by network and layer, one of each picture.
+    """
+
+    pictures: Tensor
+    reconstructions: Tensor
+    samples: Mapping[str, Tensor]
+
+
+@dataclass
 class Story:
     """What the page tells.
 
     Attributes:
         summary: the numbers, as in summary.json.
-        interpreters: by layer, in order.
         pictures: (N, 3, S, S) inputs to show.
+        reconstructions: the autoencoder's.
+        samples: by layer, in order, (N, n, 3, S, S).
         cue: of the network that could take either cue, where the page speaks of it.
-        conflict: pictures whose shape and texture disagree, for it.
     """
 
     summary: dict[str, Any]
-    interpreters: Mapping[str, Interpreter]
     pictures: Tensor
-    cue: Interpreter | None = None
-    conflict: Tensor | None = None
+    reconstructions: Tensor
+    samples: Mapping[str, Tensor]
+    cue: CueStory | None = None
 
 
-def write_page(story: Story, path: Path, seed: int) -> Path:
+def write_page(story: Story, path: Path) -> Path:
     """Write the page; gives back its path."""
-    summary, layers = story.summary, list(story.interpreters)
+    summary, layers = story.summary, list(story.samples)
     network = str(summary["network"])
     sections: dict[str, list[str]] = {}
     if "factors" in summary["layers"][layers[0]]:
@@ -73,15 +85,12 @@ def write_page(story: Story, path: Path, seed: int) -> Path:
             picture(keeping_chart(summary["layers"]), "share of each factor that each layer keeps"),
             *(f"<p>{sentence}</p>" for sentence in forgotten(summary["layers"])),
         ]
-    for layer, interpreter in story.interpreters.items():
+    for layer in layers:
         sections[f"Pictures that {layer} cannot tell apart"] = [
-            picture(
-                _samples(interpreter, story.pictures, seed), f"samples of {layer}", _caption(summary, layer)
-            )
+            picture(_samples(story, layer), f"samples of {layer}", _caption(summary, layer))
         ]
-    if story.cue is not None and story.conflict is not None:
-        section = _cue(story, story.cue, story.conflict, seed)
-        sections["Shape or texture? A network that could take either"] = section
+    if story.cue is not None:
+        sections["Shape or texture? A network that could take either"] = _cue(summary, story.cue)
     sections["Numbers"] = [
         table(*_numbers(summary["layers"])),
         paragraph(
@@ -95,25 +104,26 @@ def write_page(story: Story, path: Path, seed: int) -> Path:
         f"given nothing but the layer's activations. <b>What they share, the layer knows; what varies, it "
         f"ignores.</b></p>"
     )
-    hero = picture(_hero(story, seed), "pictures and what the layers see in them")
+    hero = picture(_hero(story), "pictures and what the layers see in them")
     title = f"What {network} knows, layer by layer, and what it ignores"
     return save_page(page(title, sections, hero + opening), path)
 
 
-def _samples(interpreter: Interpreter, pictures: Tensor, seed: int) -> Any:
-    drawn = interpreter.sample(pictures, _SAMPLES, generator=seeded("page", seed)).cpu()
-    rows = torch.cat([pictures[:, None], interpreter.reconstruct(pictures).cpu()[:, None], drawn], dim=1)
-    names = ["picture", "autoencoder", *["sample"] * _SAMPLES]
-    return grid(rows, column_labels=names, scale=2 if pictures.shape[-1] <= 64 else 1)
+def _scale(pictures: Tensor) -> int:
+    return 2 if pictures.shape[-1] <= 64 else 1
 
 
-def _hero(story: Story, seed: int) -> Any:
+def _samples(story: Story, layer: str) -> Any:
+    drawn = story.samples[layer]
+    rows = torch.cat([story.pictures[:, None], story.reconstructions[:, None], drawn], dim=1)
+    names = ["picture", "autoencoder", *["sample"] * drawn.shape[1]]
+    return grid(rows, column_labels=names, scale=_scale(story.pictures))
+
+
+def _hero(story: Story) -> Any:
     """One picture per column, one sample of each layer below it."""
-    rows = [story.pictures]
-    for interpreter in story.interpreters.values():
-        rows.append(interpreter.sample(story.pictures, 1, generator=seeded("hero", seed))[:, 0].cpu())
-    scale = 2 if story.pictures.shape[-1] <= 64 else 1
-    return grid(torch.stack(rows), row_labels=["picture", *story.interpreters], scale=scale)
+    rows = [story.pictures, *(drawn[:, 0] for drawn in story.samples.values())]
+    return grid(torch.stack(rows), row_labels=["picture", *story.samples], scale=_scale(story.pictures))
 
 
 def _caption(summary: Mapping[str, Any], layer: str) -> str:
@@ -177,17 +187,13 @@ def _listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else ", ".join(words[:-1]) + " and " + words[-1]
 
 
-def _cue(story: Story, interpreter: Interpreter, conflict: Tensor, seed: int) -> list[str]:
-    cue, layer = story.summary["cue"], interpreter.representation.layer
+def _cue(summary: Mapping[str, Any], story: CueStory) -> list[str]:
+    cue = summary["cue"]
+    layer = next(iter(cue["layers"]))
     kept, found = cue["layers"][layer]["factors"], cue["layers"][layer]["probe"]
     logits, shares = cue["layers"]["logits"]["probe"], cue["conflict"]
-    both = {cue["network"]: interpreter, story.summary["network"]: story.interpreters[layer]}
-    rows = {"picture": conflict, "autoencoder": interpreter.reconstruct(conflict).cpu()}
-    rows |= {
-        f"{name}, {layer}": each.sample(conflict, 1, generator=seeded("cue", seed))[:, 0].cpu()
-        for name, each in both.items()
-    }
-    elsewhere = story.summary["layers"][layer]["factors"]["texture"]
+    rows = {"picture": story.pictures, "autoencoder": story.reconstructions, **story.samples}
+    elsewhere = summary["layers"][layer]["factors"]["texture"]
     return [
         paragraph(
             f"{cue['network']} was trained where shape and texture always agreed, so that either would do. Samples "

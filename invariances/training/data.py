@@ -1,121 +1,59 @@
-"""What training reads: folders of pictures, split, passed once through the frozen networks, and cached."""
+"""What training reads: pictures, split, passed once through the frozen networks, and cached."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset, random_split
+from tqdm import tqdm
 
 from invariances.data.datasets import images_at
 from invariances.data.images import ImageFolder, spread
 from invariances.features.cache import build_cache
-from invariances.features.stream import Features, FeatureStream
+from invariances.features.stream import Features
+from invariances.flow.flow import ConditionalFlow
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-
-Crop = Literal["center", "random"]
-
+from invariances.training.config import CacheConfig, DataConfig
 
 Pictures = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
-
 Images = Pictures | Dataset[dict[str, Any]]
+MOST_REMEMBERED = 250_000_000
+"""Pictures times numbers of an embedding that are kept in memory; 1 GB."""
 
 
-@dataclass
-class CacheOptions:
-    """Where features are kept between runs, and how much room they may take.
-
-    Args:
-        folder: Folder of all caches; by default $XDG_CACHE_HOME/invariances/features.
-        max_gb: Disk budget of one cache in GB; representations that need more are computed at every step.
-        dtype: How representations are stored.
-        batch_size: Pictures per pass while caching.
-        half: Run the autoencoder in bfloat16 while caching: up to twice as fast on devices that have it, and its
-            latents differ by a few hundredths of a posterior's standard deviation.
-    """
-
-    folder: str | None = None
-    max_gb: float = 20.0
-    dtype: Literal["float16", "float32"] = "float16"
-    batch_size: int = 32
-    half: bool = False
-
-
-class FeatureData(LightningDataModule):
+class FeatureData:
     """Pictures as cached features, one part to train on and one held out.
 
     Args:
-        images: Folder of pictures, or several; split by `held_out`.
-        held_out: Share of the pictures that is never trained on.
-        also: Further folders to train on, of which nothing is held out.
-        batch_size: Pictures per step and process.
-        crop: "center", or "random": crops of 0.8 to 1 of the shortest side, mirrored half of the time.
-        views: Random crops that are cached per picture.
-        skip_broken: Leave broken pictures out instead of stopping.
-        split_seed: Of the choice of held-out pictures.
+        images: Folder of pictures, or several, or a data set.
+        held_out: Pictures of their own to keep out; None for those that `config` says.
+        config: Which pictures, and how they are cut.
+        cache: Where features are kept.
+        precision: Of the autoencoder while caching.
+        progress: Bars on stderr.
     """
 
     def __init__(
         self,
-        images: str | list[str],
-        held_out: float = 0.1,
-        also: list[str] | None = None,
-        batch_size: int = 16,
-        crop: Crop = "center",
-        views: int = 1,
-        skip_broken: bool = False,
-        split_seed: int = 0,
+        images: Images,
+        held_out: Images | None = None,
+        config: DataConfig = DataConfig(),
+        cache: CacheConfig = CacheConfig(),
+        precision: str = "32-true",
+        progress: bool = True,
     ) -> None:
-        super().__init__()
-        if batch_size < 1:
-            raise UserError(f"batch_size is {batch_size}; give at least 1")
-        self.images: Images = images
-        self.held_out: float | Images = held_out
-        self.also = also
-        self.batch_size, self.crop, self.views = batch_size, crop, views
-        self.skip_broken, self.split_seed = skip_broken, split_seed
-        self.cache, self.progress = CacheOptions(), True
+        self.images, self.held_out = images, held_out
+        self.config, self.cache, self.precision, self.progress = config, cache, precision, progress
         self.train_sets: list[Dataset[dict[str, Any]]] = []
-        self.held_out_set: Dataset[dict[str, Any]] | None = None
+        self.held_out_set: Any = None
         self.caches: list[Any] = []
         self.held_out_cache: Any = None
-
-    @classmethod
-    def of(cls, images: Images, held_out: float | Images = 0.1, **options: Any) -> FeatureData:
-        """The same from Python: data sets are taken for folders, and held-out pictures of their own.
-
-        Args:
-            images: Pictures to train on.
-            held_out: A share of them, or pictures of their own.
-            options: As of the class, and `cache` and `progress`.
-        """
-        cache, progress = options.pop("cache", None), options.pop("progress", True)
-        data = cls("", **options)
-        data.images, data.held_out = images, held_out
-        data.cache, data.progress = cache or CacheOptions(), progress
-        return data
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments of the class that make the same data; images is None for a data set."""
-        named = not isinstance(self.images, Dataset)
-        return {
-            "images": _paths(self.images) if named else None,
-            "held_out": self.held_out if isinstance(self.held_out, float) else 0.1,
-            "also": self.also,
-            "batch_size": self.batch_size,
-            "crop": self.crop,
-            "views": self.views,
-            "skip_broken": self.skip_broken,
-            "split_seed": self.split_seed,
-        }
 
     def read(self, size: int) -> None:
         """Lists and splits the pictures, squares of `size` pixels.
@@ -123,18 +61,28 @@ class FeatureData(LightningDataModule):
         Raises:
             UserError: A folder is missing or empty, pictures are broken, or there is one picture only.
         """
+        config = self.config
         training = self._pictures(self.images, size)
-        if isinstance(self.held_out, float):
-            training, held_out = _split(training, self.held_out, self.split_seed)
+        apart = self.held_out
+        if apart is None and isinstance(config.held_out, (str, list)):
+            apart = config.held_out
+        if apart is not None:
+            held_out = self._pictures(apart, size)
+        elif config.held_out is None:
+            raise UserError("data.held_out is null: its pictures were given in Python; name a folder of pictures")
         else:
-            held_out = self._pictures(self.held_out, size)
-        self.train_sets = [training, *([self._pictures(self.also, size)] if self.also else [])]
+            assert isinstance(config.held_out, (int, float))
+            training, held_out = split(training, config.held_out, config.split_seed)
+        self.train_sets = [training, *([self._pictures(config.also, size)] if config.also else [])]
         self.held_out_set = _centred(held_out)
 
     def _pictures(self, images: Images, size: int) -> Dataset[dict[str, Any]]:
         if isinstance(images, Dataset):
             return images
-        return ImageFolder(images, size, self.crop, self.views, self.skip_broken, progress=self.progress)
+        config = self.config
+        return ImageFolder(
+            images, size, config.crop, config.views, config.skip_broken, progress=self.progress
+        )
 
     def prepare(
         self, representations: Sequence[Representation], autoencoder: nn.Module, training: bool = True
@@ -149,8 +97,8 @@ class FeatureData(LightningDataModule):
         Raises:
             UserError: The pictures, or the cache's folder, cannot be used.
         """
-        self.read(int(autoencoder.image_size))  # type: ignore[arg-type]
-        assert self.held_out_set is not None
+        if self.held_out_set is None:
+            self.read(int(autoencoder.image_size))  # type: ignore[arg-type]
 
         def cached(dataset: Dataset[dict[str, Any]]) -> Any:
             return build_cache(
@@ -161,18 +109,13 @@ class FeatureData(LightningDataModule):
                 dtype=self.cache.dtype,
                 max_gb=self.cache.max_gb,
                 batch_size=self.cache.batch_size,
-                half=self.cache.half,
+                precision=self.precision,
                 progress=self.progress,
             )
 
         if training:
             self.caches = [cached(each) for each in self.train_sets]
         self.held_out_cache = cached(self.held_out_set)
-
-    def setup(self, stage: str) -> None:
-        """Nothing: `prepare` has been called, outside of the trainer, so that errors and Ctrl-C are simple."""
-        if not self.caches:
-            raise RuntimeError("call prepare(representations, autoencoder) before training")
 
     def features(self, layer: str) -> Features:
         """The features to train on."""
@@ -184,38 +127,71 @@ class FeatureData(LightningDataModule):
 
     def held_out_images(self, count: int) -> Tensor:
         """Up to `count` held-out pictures, (N, 3, S, S) in [-1, 1], from evenly spaced places of the set."""
-        assert self.held_out_set is not None
-        return images_at(self.held_out_set, spread(count, len(self.held_out_set)))  # type: ignore[arg-type]
-
-    def train_dataloader(self) -> FeatureStream:
-        """The stream of batches that the trainer reads."""
-        trainer: Any = self.trainer
-        training = trainer.lightning_module
-        return FeatureStream(
-            self.features(training.layer),
-            self.batch_size,
-            training.seed,
-            trainer.global_rank,
-            trainer.world_size,
-        )
+        return images_at(self.held_out_set, spread(count, len(self.held_out_set)))
 
 
-def _paths(images: Any) -> str | list[str]:
-    return (
-        os.fspath(images) if isinstance(images, (str, os.PathLike)) else [os.fspath(each) for each in images]
-    )
+class Embedded:
+    """Features with a frozen embedder's outputs, computed once, in place of representations.
+
+    Args:
+        features: Of representations.
+        flow: Whose embedder is frozen.
+        progress: A bar where it takes over two seconds.
+    """
+
+    def __init__(self, features: Features, flow: ConditionalFlow, progress: bool) -> None:
+        self.features, self.n, self.latent_shape = features, features.n, features.latent_shape
+        device = next(flow.parameters()).device
+        flow.eval()
+        parts = []
+        with (
+            torch.inference_mode(),
+            tqdm(total=self.n, desc="embeddings", unit="img", delay=2, disable=not progress) as bar,
+        ):
+            for _, _, _, z in features.chunks():
+                parts.append(flow.embed(z.to(device)).cpu())
+                bar.update(len(z))
+        self.embeddings = torch.cat(parts).clone()
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean and logvar (B, *latent_shape), and embeddings (B, E)."""
+        mean, logvar = self.features.moments(indices)
+        return mean, logvar, self.embeddings[indices]
+
+    def chunks(self, size: int = 256, *, rank: int = 0, world: int = 1) -> Iterator[tuple[Tensor, ...]]:
+        """All items in order as (indices, mean, logvar, embedding); every `world`-th chunk only."""
+        for start in range(rank * size, self.n, world * size):
+            indices = torch.arange(start, min(start + size, self.n))
+            yield (indices, *self.batch(indices))
 
 
-def _split(
-    pictures: Dataset[dict[str, Any]], held_out: float, seed: int
+def worth_remembering(features: Features, flow: ConditionalFlow, seen: int) -> bool:
+    """Whether a frozen embedder's outputs are computed once: each is used more than once, and they fit into memory.
+
+    Args:
+        features: Of representations.
+        flow: With the embedder.
+        seen: Pictures that training will look at.
+    """
+    size = features.n * flow.embedder.outputs
+    return flow.embedder.taught_first and features.n <= seen and size <= MOST_REMEMBERED
+
+
+def split(
+    pictures: Dataset[dict[str, Any]], held_out: float | int, seed: int
 ) -> tuple[Dataset[dict[str, Any]], Dataset[dict[str, Any]]]:
+    """(training, held out): a folder's by its files' names, any other data set's by a seeded choice of places.
+
+    Raises:
+        UserError: Fewer than two pictures, or an impossible share.
+    """
     if isinstance(pictures, ImageFolder):
         return pictures.split(held_out, seed)
     count = len(pictures)  # type: ignore[arg-type]
-    if count < 2 or not 0 < held_out < 1:
-        raise UserError(f"{count} pictures cannot be split with held_out = {held_out}; give two, and a share")
+    held = held_out if isinstance(held_out, int) else min(count - 1, max(1, round(count * held_out)))
+    if not 0 < held < count:
+        raise UserError(f"{count} pictures cannot be split with held_out = {held_out}; leave one on each side")
     generator = torch.Generator().manual_seed(seed)
-    held = min(count - 1, max(1, round(count * held_out)))
     training, rest = random_split(pictures, [count - held, held], generator)
     return training, rest
 
@@ -225,3 +201,4 @@ def _centred(pictures: Dataset[dict[str, Any]]) -> Dataset[dict[str, Any]]:
     if not isinstance(pictures, ImageFolder) or pictures.crop == "center":
         return pictures
     return pictures.centred()
+

@@ -2,94 +2,101 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from lightning.pytorch.loggers import Logger
+from torch import nn
+from torch.utils.data import ConcatDataset, Dataset
 
-from invariances.flow.embedders.embedder import EmbedderKind
-from invariances.flow.flow import ConditionalFlow, Transform
-from invariances.interpreter import CONFIG, LAST, Interpreter, autoencoder_of
+from invariances.data.identity import Identity, identify
+from invariances.features.stream import FeatureSource, Features
+from invariances.flow.config import FlowConfig
+from invariances.flow.flow import ConditionalFlow
+from invariances.interpreter import LAST, Interpreter, autoencoder_of
 from invariances.representation.representation import Representation
-from invariances.system.cost import flops
-from invariances.system.files import check_writable
-from invariances.training.auxiliary import auxiliary_targets
-from invariances.training.callbacks import parts, quiet
-from invariances.training.data import CacheOptions, FeatureData, Images
-from invariances.training.flow import FlowTraining, Keep, Optimizer, new_flow
-from invariances.training.processes import in_processes
-from invariances.training.run_folder import Stopped, write_config
-from invariances.training.schedule import RateSchedule
+from invariances.system.errors import UserError
+from invariances.system.machine import accelerator
+from invariances.training.averaging import Averaging, BestWeights
+from invariances.training.callbacks import COLUMNS, PICTURES, Measure, Progress, SampleGrids
+from invariances.training.config import CacheConfig, DataConfig, FitConfig, LearningConfig, RunConfig
+from invariances.training.data import Embedded, FeatureData, Images, worth_remembering
+from invariances.training.metrics_file import MetricsFile
+from invariances.training.run_folder import (
+    KEPT_OUT,
+    METRICS,
+    SAMPLES,
+    TRAINED_ON,
+    alone,
+    choose_folder,
+    write_config,
+)
+from invariances.training.stages import FlowStage, Regression, Stage
+from invariances.training.start import start_embedder
+from invariances.training.stopping import LastCheckpoint, Stopped
+from invariances.training.trainer import loggers_of, make_trainer, quiet
 
-T = TypeVar("T")
+EMBEDDER = "checkpoints/embedder.ckpt"
+Network = str | nn.Module | Representation
+Autoencoder = str | os.PathLike[str] | nn.Module
 
 
 def fit(
-    network: str | nn.Module | Representation,
+    network: Network,
     layer: str,
-    autoencoder: str | os.PathLike[str] | nn.Module,
+    autoencoder: Autoencoder,
     images: Images,
-    **options: Any,
+    *,
+    held_out: Images | None = None,
+    flow: FlowConfig = FlowConfig(),
+    data: DataConfig = DataConfig(),
+    learning: LearningConfig = LearningConfig(),
+    cache: CacheConfig = CacheConfig(),
+    run: RunConfig = RunConfig(),
+    loggers: Sequence[Logger] = (),
 ) -> Interpreter:
-    """Trains a flow for one layer; see `fit_layers` for the options.
+    """Trains a flow for one layer; what is left out is as published.
 
     Args:
-        network: Name of a torchvision, timm, published or shipped network, a module, or a `Representation`,
-            which is then cut anew.
+        network: Name of a torchvision, timm, published or shipped network, a module, or a `Representation`
+            (for other weights, sizes or tokens), which is then cut at `layer`.
         layer: Name of the layer, as `Representation.layers` lists them.
         autoencoder: A safetensors file, the name of a published or shipped one, or a module.
         images: A folder of pictures, several, or a data set.
-        options: As of `fit_layers`.
+        held_out: Pictures of their own to keep out, in place of `data.held_out`.
+        flow: The flow's architecture.
+        data: How the pictures are cut and split.
+        learning: How the flow learns.
+        cache: Where features are kept and how much room they may take.
+        run: Where the run is kept, and on what it runs.
+        loggers: Lightning's loggers besides metrics.csv and TensorBoard.
+
+    Returns:
+        The interpreter, in eval mode.
+
+    Raises:
+        UserError: Something given cannot work; see the message.
+        KeyboardInterrupt: Stopped by a signal, after saving.
     """
-    return fit_layers(network, [layer], autoencoder, images, **options)[layer]
+    given = FitConfig(flow=flow, data=data, learning=learning, cache=cache, run=run)
+    return fit_layers(network, [layer], autoencoder, images, held_out=held_out, config=given, loggers=loggers)[layer]
 
 
 def fit_layers(
-    network: str | nn.Module | Representation,
+    network: Network,
     layers: Sequence[str],
-    autoencoder: str | os.PathLike[str] | nn.Module,
+    autoencoder: Autoencoder,
     images: Images,
     *,
-    weights: str | os.PathLike[str] | None = None,
-    held_out: float | Images = 0.1,
-    output: str | os.PathLike[str] | None = "runs/{network}_{layer}",
-    resume: bool = False,
-    steps: int | Mapping[str, int] = 20_000,
-    batch_size: int | Mapping[str, int] = 16,
-    learning_rate: float | None = None,
-    schedule: RateSchedule = "constant",
-    warmup: int = 0,
-    ema: float = 0.0,
-    keep: Keep = "best",
-    optimizer: Optimizer | Mapping[str, Optimizer] = "adam",
-    weight_decay: float = 0.0,
-    whiten: bool = True,
-    regression: float | Mapping[str, float] = 0.35,
-    auxiliary: Sequence[str] | Mapping[str, Sequence[str]] = (),
-    blocks: int = 20,
-    width: int = 1024,
-    depth: int = 2,
-    embedder: EmbedderKind | Mapping[str, EmbedderKind] = "published",
-    embedder_width: int = 64,
-    embedder_statistics: bool = False,
-    transform: Transform = "coupling",
-    crop: Literal["center", "random"] = "center",
-    views: int = 1,
-    skip_broken: bool = False,
-    cache: CacheOptions | None = None,
-    checkpoint_every: int = 1000,
-    samples_every: int = 1000,
-    log_every: int = 50,
-    accelerator: str = "auto",
-    seed: int = 0,
-    processes: int = 1,
-    progress: bool = True,
+    held_out: Images | None = None,
+    config: FitConfig = FitConfig(),
+    loggers: Sequence[Logger] = (),
+    numbered: bool = True,
 ) -> dict[str, Interpreter]:
     """Trains one flow per layer, after one pass of all pictures through network and autoencoder.
 
@@ -98,194 +105,246 @@ def fit_layers(
         layers: Names of the layers.
         autoencoder: As of `fit`.
         images: As of `fit`.
-        weights: Weights file for a named network.
-        held_out: Share of the pictures kept for evaluation, or pictures of their own.
-        output: Folder of each run, with `{network}` and `{layer}` filled in and a number added where that
-            folder is taken; None writes nothing.
-        resume: Go on with the last checkpoint in `output`.
-        steps: Training steps per layer, or of each layer by its name.
-        batch_size: Pictures per step, likewise.
-        learning_rate: As of `FlowTraining`, like `schedule`, `warmup`, `ema`, `keep`, `optimizer`,
-            `weight_decay`, `whiten`, `regression`.
-        schedule: "constant" or "cosine".
-        warmup: Steps of linear rise.
-        ema: Decay of the weights' moving average; 0 for none.
-        keep: The weights of the lowest held-out loss ("best"), or of the last step ("last").
-        optimizer: "adam", "muon" or "muon_embedder", or of each layer by its name.
-        weight_decay: Decoupled, as of AdamW.
-        whiten: Start the embedder from the features.
-        regression: Share of the steps in which a residual embedder learns, or of each layer's by its name.
-        auxiliary: Shallower layers of maps: a residual embedder learns to guess the mean and standard deviation of
-            their channels too, and so finds what a layer shows faintly; or those of each layer by its name.
-        blocks: As of `ConditionalFlow`, like `width`, `depth`, `embedder` and `embedder_width`.
-        width: Of hidden layers.
-        depth: Hidden layers after the first.
-        embedder: "published", or "residual", which finds what a layer shows faintly, and in fewer steps; or of each
-            layer by its name.
-        embedder_width: Of a residual embedder.
-        embedder_statistics: Whether a residual embedder of maps reads mean and deviation of their channels too: it
-            finds fainter textures, given thousands of pictures, and learns hundreds by heart.
-        transform: "coupling" as published, or "continuous", learned by flow matching: it finds what a layer shows
-            faintly from fewer pictures, and takes longer to sample. 4 blocks serve it well.
-        crop: "center", or "random" with `views` crops per picture.
-        views: Crops cached per picture.
-        skip_broken: Leave broken pictures out instead of stopping.
-        cache: Where features are kept and how much room they may take.
-        checkpoint_every: Steps between checkpoints.
-        samples_every: Steps between sample grids.
-        log_every: Steps between rows of metrics.
-        accelerator: "cpu", "gpu" or "auto".
-        seed: Of weights, order and noise: the same seed gives the same run, to the bit, on one machine.
-        processes: Flows that train at once, in processes that share the cores: small flows are up to twice as fast
-            so. A script needs `if __name__ == "__main__"` then.
-        progress: Progress bars on stderr.
+        held_out: As of `fit`.
+        config: All that `fit` takes one by one.
+        loggers: As of `fit`.
+        numbered: Give each run a new folder, with a number where the name is taken, instead of refusing.
 
     Returns:
         An interpreter per layer, in eval mode.
 
     Raises:
-        UserError: Something given cannot work; see the message.
-        KeyboardInterrupt: Stopped by Ctrl-C, after saving.
+        UserError: As of `fit`.
+        KeyboardInterrupt: As of `fit`.
     """
-    options = {key: value for key, value in locals().items() if key not in ("layers", "steps", "processes")}
-    first = Representation(network, layers[0], weights)
-    representations = {each: Representation(first, each) for each in layers}
-    code = autoencoder_of(autoencoder)
-    batch_of = of_each(batch_size, layers)
-    data = FeatureData.of(
-        images,
-        held_out,
-        batch_size=min(batch_of.values()),
-        crop=crop,
-        views=views,
-        skip_broken=skip_broken,
-        cache=cache,
-        progress=progress,
-    )
-    steps_of = of_each(steps, layers)
-    embedder_of: dict[str, EmbedderKind] = of_each(embedder, layers)
-    optimizer_of, regression_of = of_each(optimizer, layers), of_each(regression, layers)
-    named_of = of_each(auxiliary, layers)
-    auxiliary_of = {
-        layer: auxiliary_targets(each, named_of[layer], embedder_of[layer])
+    run = config.run
+    home = device_of(run)
+    first = Representation(network, layers[0])
+    representations = {each: Representation(first, each).to(home) for each in layers}
+    code = autoencoder_of(autoencoder).to(home)
+    config = explained(config, first, autoencoder, images, held_out)
+    data = FeatureData(images, held_out, config.data, config.cache, run.precision, run.progress)
+    folders = {
+        layer: None if run.output is None else choose_folder(
+            run.output, each.network_name, layer, run.resume, numbered and first_process()
+        )
         for layer, each in representations.items()
     }
-    every = {each.layer: each for some in auxiliary_of.values() for each in some}
-    data.prepare([*representations.values(), *every.values()], code)
-    sizes = {
-        layer: {
-            "blocks": blocks,
-            "width": width,
-            "depth": depth,
-            "embedder": embedder_of[layer],
-            "embedder_width": embedder_width,
-            "embedder_statistics": embedder_statistics,
-            "transform": transform,
-        }
-        for layer in layers
-    }
-    flows = {
-        layer: new_flow(representation, code, seed, auxiliary_of[layer], **sizes[layer])
-        for layer, representation in representations.items()
-    }
-    if min(processes, len(layers)) > 1:
-        longest_first = sorted(layers, key=lambda layer: -steps_of[layer] * _cost(flows[layer]))
-        jobs = [{**options, "layer": layer, "steps": steps_of[layer]} for layer in longest_first]
-        trained = in_processes(_trained, jobs, min(processes, len(layers)))
-        for layer, state in zip(longest_first, trained):
-            flows[layer].load_state_dict(state)
-        return {
-            layer: Interpreter(representation, code, flows[layer]).eval()
-            for layer, representation in representations.items()
-        }
-    learning: dict[str, Any] = {
-        "learning_rate": learning_rate,
-        "schedule": schedule,
-        "warmup": warmup,
-        "ema": ema,
-        "keep": keep,
-        "weight_decay": weight_decay,
-        "whiten": whiten,
-    }
-    named = {"network": _name(network), "autoencoder": _name(autoencoder), "weights": _name(weights)}
-    interpreters = {}
+    data.prepare(list(representations.values()), code)
+    pictures = [identify(each, run.progress) for each in (ConcatDataset(data.train_sets), data.held_out_set)]
+    found = {}
     for layer, representation in representations.items():
-        learned = {**learning, "optimizer": optimizer_of[layer], "regression": regression_of[layer]}
-        training = FlowTraining(
-            representation, code, flows[layer], **learned, auxiliary=auxiliary_of[layer], seed=seed
-        )
-        data.batch_size = batch_of[layer]
-        folder = None if output is None else _folder(str(output), representation, resume)
-        trainer_options: dict[str, Any] = {
-            "max_steps": steps_of[layer],
-            "accelerator": accelerator,
-            "log_every_n_steps": log_every,
+        one = replace(config, layer=layer)
+        with alone(folders[layer] if first_process() else None):
+            found[layer] = _Fitting(representation, code, data, one, folders[layer], pictures, loggers).interpreter()
+    return found
+
+
+class _Fitting:
+    """One flow's training: its stages, one after the other, each from where a checkpoint left it."""
+
+    def __init__(
+        self,
+        representation: Representation,
+        code: nn.Module,
+        data: FeatureData,
+        config: FitConfig,
+        folder: Path | None,
+        pictures: Sequence[Identity],
+        loggers: Sequence[Logger] = (),
+        conditional: bool = True,
+    ) -> None:
+        self.conditional = conditional
+        self.frozen, self.data, self.config, self.folder = (representation, code), data, config, folder
+        self.pictures, self.loggers = pictures, loggers
+        self.about = {
+            "layer": representation.layer,
+            "network": representation.fingerprint(),
+            "autoencoder": code.fingerprint(),  # type: ignore[operator]
+            "flow": asdict(config.flow),
+            "learning": {key: value for key, value in asdict(config.learning).items() if key != "steps"},
+            "seed": config.run.seed,
+            "pictures": [hashlib.sha256(each.hashes.tobytes()).hexdigest() for each in pictures],
         }
-        if folder:
-            config = {
-                "seed_everything": seed,
-                "trainer": trainer_options,
-                "model": {
-                    **named,
-                    "layer": layer,
-                    **sizes[layer],
-                    **learned,
-                    "auxiliary": list(named_of[layer]),
-                },
-                "data": data.settings(),
-                "cache": asdict(data.cache),
-                "output": str(folder),
-                "checkpoint_every": checkpoint_every,
-                "samples_every": samples_every,
-            }
-            write_config(folder, config)
-        with quiet():
-            trainer = Trainer(
-                **trainer_options,
-                devices=1,
-                enable_model_summary=False,
-                enable_progress_bar=False,
-                use_distributed_sampler=False,
-                **parts(folder, checkpoint_every, samples_every, progress),
+
+    def interpreter(self) -> Interpreter:
+        """Trains what is left to train, and keeps the result."""
+        if self.folder is not None and first_process():
+            write_config(self.folder, self.config)
+            for each, name in zip(self.pictures, (TRAINED_ON, KEPT_OUT)):
+                each.save(self.folder / name)
+        interpreter = Interpreter(*self.frozen, self.trained()).eval()
+        interpreter.precision = self.config.run.precision
+        if self.folder is not None and first_process():
+            interpreter.save(self.folder)
+        return interpreter
+
+    def trained(self) -> ConditionalFlow:
+        """The flow that remains after both stages."""
+        representation, code = self.frozen
+        config, layer = self.config, representation.layer
+        flow = new_flow(config.flow, representation if self.conditional else None, code, config.run.seed)
+        flow.to(device_of(config.run))
+        features, kept_out = self.data.features(layer), self.data.held_out_features(layer)
+        last = None if self.folder is None else self.folder / LAST
+        resumed = config.run.resume and last is not None and last.exists()
+        steps = config.learning.steps
+        taught = int(config.learning.regression * steps) if flow.embedder.taught_first else 0
+        if not resumed and self.conditional:
+            start_embedder(flow, features, config.run.seed, config.run.progress)
+            if taught:
+                embedder: Any = flow.embedder
+                stage: Stage = Regression(
+                    embedder, features, kept_out, config.learning, taught, config.run.seed
+                )
+                self._run(stage, [], None if self.folder is None else self.folder / EMBEDDER)
+        return self._flow_stage(flow, features, kept_out, steps - taught, taught, last)
+
+    def _flow_stage(
+        self, flow: ConditionalFlow, features: Features, kept_out: Features, steps: int, before: int, last: Path | None
+    ) -> ConditionalFlow:
+        config = self.config
+        learning, run = config.learning, config.run
+        sources: list[FeatureSource] = [features, kept_out]
+        seen = steps * learning.batch_size * run.devices * run.num_nodes
+        embedded = worth_remembering(features, flow, seen)
+        if embedded:
+            flow.to(device_of(run))
+            sources = [Embedded(each, flow, run.progress) for each in (features, kept_out)]
+        stage = FlowStage(flow, *sources, learning, steps, run.seed, before, embedded=embedded)
+        averaging = Averaging(flow, learning.ema) if learning.ema else None
+        best = BestWeights(flow, learning.keep == "best")
+        callbacks: list[Any] = [*([averaging] if averaging else []), best]
+        if self.folder is not None:
+            draw = SampleGrids(
+                self.folder / SAMPLES,
+                run.samples_every,
+                lambda drawn: Interpreter(*self.frozen, drawn),
+                self.data.held_out_images(PICTURES),
+                run.seed,
             )
+            callbacks.append(draw)
+        self._run(stage, callbacks, last)
+        kept: Any = flow if averaging is None else averaging.average
+        if best.best is not None and best.step:
+            kept = best.best
+        return kept.requires_grad_(True).eval()  # type: ignore[no-any-return]
+
+    def _run(self, stage: Stage, callbacks: Sequence[Any], checkpoint: Path | None) -> None:
+        """Trains one stage, from its checkpoint where the run is resumed and there is one."""
+        run, folder = self.config.run, self.folder
+        stage.about = self.about
+        metrics = None if folder is None else MetricsFile(folder / METRICS, COLUMNS)
+        bars = [Progress(self.frozen[0].layer)] if run.progress else []
+        own = [*callbacks, Measure(), *bars, LastCheckpoint(checkpoint, run.checkpoint_every)]
+        averaged = [each for each in own if isinstance(each, Averaging)]
+        own = [*averaged, *(each for each in own if not isinstance(each, Averaging))]
+        go_on = run.resume and checkpoint is not None and checkpoint.exists()
+        with quiet():
+            trainer = make_trainer(run, stage.steps, own, loggers_of(folder, metrics, run, self.loggers))
             try:
-                trainer.fit(training, datamodule=data, ckpt_path=folder / LAST if folder and resume else None)
+                trainer.fit(stage, ckpt_path=checkpoint if go_on else None)
             except Stopped as stop:
-                raise KeyboardInterrupt(str(stop)) from None
-        interpreters[layer] = training.interpreter().eval()
-        if folder and trainer.is_global_zero:
-            interpreters[layer].save(folder)
-    return interpreters
+                raise KeyboardInterrupt(str(stop)) from stop
 
 
-def of_each(option: T | Mapping[str, T], layers: Sequence[str]) -> dict[str, T]:
-    """What holds for each layer: the same for all, or its own."""
-    return {layer: option[layer] if isinstance(option, Mapping) else option for layer in layers}
+def train_flow(
+    representation: Representation,
+    code: nn.Module,
+    data: FeatureData,
+    config: FitConfig,
+    conditional: bool = True,
+) -> ConditionalFlow:
+    """A flow trained as `config` says, and kept nowhere.
+
+    Args:
+        representation: Frozen.
+        code: The autoencoder, frozen.
+        data: Prepared.
+        config: With `run.output` None.
+        conditional: Whether the flow is told the representation.
+    """
+    return _Fitting(representation, code, data, config, None, (), conditional=conditional).trained()
 
 
-def _trained(**options: Any) -> dict[str, Tensor]:
-    """The weights of one flow."""
-    return fit(**options).flow.state_dict()
+def new_flow(
+    config: FlowConfig, representation: Representation | None, code: nn.Module, seed: int
+) -> ConditionalFlow:
+    """A flow for this layer (None: that is told nothing) and this autoencoder, its weights a function of `seed` alone."""
+    told = () if representation is None else (representation.shape, representation.probabilities)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return ConditionalFlow(config, latent_shape(code), *told)
 
 
-def _cost(flow: ConditionalFlow) -> int:
-    """Of a pass of one latent."""
-    return flops(flow.eval(), torch.zeros(1, flow.latent_dim), torch.zeros(1, *flow.representation_shape))
+def latent_shape(code: nn.Module) -> tuple[int, ...]:
+    """(D,), or (C, H, W), of an autoencoder."""
+    shape: Any = getattr(code, "latent_shape", None) or (code.latent_dim,)
+    return tuple(int(size) for size in shape)
 
 
-def _name(given: object) -> str | None:
-    """What a config can say of a name or path; objects have none."""
-    return os.fspath(given) if isinstance(given, (str, os.PathLike)) else None
+def device_of(run: RunConfig) -> torch.device:
+    """Where all parts of a run live; of several processes, where this one's do."""
+    found = accelerator(run.device)
+    if found.type == "cuda" and found.index is None:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return found
 
 
-def _folder(pattern: str, representation: Representation, resume: bool) -> Path:
-    """The run's folder, new unless it is to be gone on with."""
-    names = {"network": representation.network_name, "layer": representation.layer}
-    wanted = Path(pattern.format(**names))
-    folder, number = wanted, 1
-    while not resume and ((folder / CONFIG).exists() or (folder / LAST).exists()):
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}_{number}")
-    check_writable(folder)
-    print(f"run: {folder}", file=sys.stderr)
-    return folder
+def first_process() -> bool:
+    """Whether this process is the one that writes."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
+def explained(
+    config: FitConfig, cut: Representation, autoencoder: object, images: Images, held_out: Images | None
+) -> FitConfig:
+    """The configuration with all names that are known, so that config.yaml explains the run."""
+    spec = cut.spec()
+    size: Any = spec["preprocessing"]["size"]
+    named = getattr(autoencoder, "published_name", None)
+    pictures = replace(config.data, images=_paths(images))
+    if held_out is not None:
+        pictures = replace(pictures, held_out=_paths(held_out))
+    return replace(
+        config,
+        network=spec["network"],
+        weights=spec["weights"],
+        size=size if isinstance(size, int) else list(size),
+        token=spec["token"],
+        autoencoder=os.fspath(autoencoder) if isinstance(autoencoder, (str, os.PathLike)) else named,
+        data=pictures,
+    )
+
+
+def _paths(images: Any) -> Any:
+    """What a config can say of pictures; data sets of Python's have no name."""
+    if isinstance(images, (str, os.PathLike)):
+        return os.fspath(images)
+    return None if isinstance(images, Dataset) else [os.fspath(each) for each in images]
+
+
+def fit_config(config: FitConfig, numbered: bool = False) -> Interpreter:
+    """Trains what a configuration says, as the command line does.
+
+    Args:
+        config: Complete.
+        numbered: As of `fit_layers`.
+
+    Raises:
+        UserError: Something is missing or cannot work.
+        KeyboardInterrupt: Stopped by a signal, after saving.
+    """
+    for name, value in {
+        "network": config.network,
+        "layer": config.layer,
+        "autoencoder": config.autoencoder,
+        "images": config.data.images,
+    }.items():
+        if value is None:
+            raise UserError(f"--{name} is missing; see `invariances fit --help` for an example")
+    assert config.network and config.layer and config.autoencoder and config.data.images
+    cut = Representation(config.network, config.layer, config.weights, size=config.size, token=config.token)
+    return fit_layers(
+        cut, [config.layer], config.autoencoder, config.data.images, config=config, numbered=numbered
+    )[config.layer]

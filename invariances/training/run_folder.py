@@ -1,48 +1,137 @@
-"""A run's folder: the names in it, and files that are either whole or absent."""
+"""A run's folder: config.yaml, the pictures it was trained on, metrics, grids, checkpoints; one writer at a time."""
 
 from __future__ import annotations
 
-import os
 import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from invariances.interpreter import CONFIG
-from invariances.system.files import atomic
+import yaml
+from filelock import FileLock, Timeout
+
+from invariances.interpreter import CONFIG, LAST, resume_command
+from invariances.system.errors import UserError
+from invariances.system.files import atomic, check_writable
+from invariances.training.config import FitConfig, config_parser, instantiated
 
 METRICS = "metrics.csv"
-
-
 SAMPLES = "samples"
+TRAINED_ON, KEPT_OUT = "pictures/trained_on.json.gz", "pictures/kept_out.json.gz"
+_LOCK = ".lock"
+_MOST_BYTES = 1_000_000
 
 
-EVALUATION = "evaluation.json"
+def choose_folder(pattern: str, network: str, layer: str, resume: bool, numbered: bool) -> Path:
+    """The run's folder: new, unless it is to be gone on with.
 
+    Args:
+        pattern: With `{network}` and `{layer}` to fill in.
+        network: Fills the first.
+        layer: Fills the second.
+        resume: Whether to go on with the run that lies there.
+        numbered: Add a number where the folder is taken, instead of refusing.
 
-class Stopped(Exception):
-    """Training was asked to stop by a signal, and saved itself.
-
-    Attributes:
-        checkpoint: The file to go on from; None where the run keeps no folder.
-        step: Steps done.
-        signum: The signal.
+    Raises:
+        UserError: The folder holds a run already, or none to go on with, or cannot be written to.
     """
+    wanted = Path(pattern.replace("{network}", network).replace("{layer}", layer.replace("#", "_")))
+    if resume:
+        if not (wanted / CONFIG).is_file():
+            raise UserError(f"folder {str(wanted)!r} holds no run to go on with; leave out --resume to start one")
+        check_writable(wanted)
+        return wanted
+    folder, number = wanted, 1
+    while (folder / CONFIG).exists() or (folder / LAST).exists():
+        if not numbered:
+            raise UserError(
+                f"folder {str(folder)!r} holds a run already; go on with `{resume_command(folder)}`, "
+                "or choose another --output"
+            )
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}_{number}")
+    check_writable(folder)
+    print(f"run: {folder}", file=sys.stderr)
+    return folder
 
-    def __init__(self, checkpoint: Path | None, step: int, signum: int) -> None:
-        kept = f"; kept in {checkpoint}" if checkpoint else ""
-        super().__init__(f"stopped after step {step}{kept}")
-        self.checkpoint, self.step, self.signum = checkpoint, step, signum
+
+@contextmanager
+def alone(folder: Path | None) -> Iterator[None]:
+    """Nobody else writes to this run meanwhile; the system frees the lock of a process that dies.
+
+    Raises:
+        UserError: Somebody does.
+    """
+    if folder is None:
+        yield
+        return
+    lock = FileLock(folder / _LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(
+            f"another process trains in {str(folder)!r}; wait for it, or choose another --output"
+        ) from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def write_config(folder: str | os.PathLike[str], config: dict[str, Any]) -> None:
-    """A run's config.yaml, ready for `invariances fit -c`; names that only Python knew are null."""
-    import yaml
-
-    path = Path(folder) / CONFIG
+def write_config(folder: Path, config: FitConfig) -> None:
+    """The run's complete config.yaml, ready for `invariances fit -c`; what only Python knew is null."""
+    path = folder / CONFIG
     header = f"# Train again: invariances fit -c {shlex.quote(str(path))} --output ANOTHER_FOLDER\n"
-    if None in (config["model"]["network"], config["model"]["autoencoder"], config["data"]["images"]):
-        header += (
-            "# Trained in Python: what is null was given as an object; name it, or a file, to train again.\n"
-        )
+    if None in (config.network, config.autoencoder, config.data.images):
+        header += "# Trained in Python: what is null was given as an object; name it, or a file, to train again.\n"
+    config = replace(config, run=replace(config.run, output=str(folder), resume=False))
     with atomic(path) as draft:
-        draft.write_text(header + yaml.safe_dump(config, sort_keys=False))
+        draft.write_text(header + yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
+
+
+def read_config(folder: Path | str) -> FitConfig:
+    """The settings of a run.
+
+    Raises:
+        UserError: There are none, or the file is damaged or of an older version.
+    """
+    path = Path(folder) / CONFIG
+    advice = "give the folder of a run of `invariances fit`"
+    if not Path(folder).is_dir():
+        raise UserError(f"folder {str(folder)!r} does not exist; {advice}")
+    if not path.is_file():
+        raise UserError(f"folder {str(folder)!r} holds no {CONFIG}; {advice}")
+    if path.stat().st_size > _MOST_BYTES:
+        raise UserError(f"{str(path)!r} is no run's config: it has over {_MOST_BYTES:,} bytes; {advice}")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{str(path)!r} is not valid YAML ({' '.join(str(error).split())}); {advice}") from None
+    if isinstance(found, dict) and "model" in found:
+        raise UserError(f"{str(path)!r} was written by an older version of invariances; train again")
+    return typed(found, str(path))
+
+
+def typed(values: Any, name: str) -> FitConfig:
+    """The configuration in plain values.
+
+    Raises:
+        UserError: They are no configuration; says where.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{name!r} is not a run's config; give the folder of a run of `invariances fit`")
+    parser = config_parser()
+    try:
+        return instantiated(parser, parser.parse_object(values))
+    except UserError as error:
+        raise UserError(f"{name!r} cannot be used: {error}") from None
+    except (ValueError, TypeError, AttributeError, KeyError, SystemExit, Exception) as error:
+        if isinstance(error, (KeyboardInterrupt, MemoryError)):
+            raise
+        raise UserError(f"{name!r} is not a run's config: {' '.join(str(error).split())[:300]}") from None

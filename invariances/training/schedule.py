@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
-RateSchedule = Literal["constant", "cosine"]
+from invariances.training.config import Schedule
 
 
-def rate_factor(schedule: RateSchedule, warmup: int, steps: float) -> Callable[[int], float]:
-    """The learning rate's factor at each step: min(1, (step + 1) / warmup), times ½(1 + cos) for "cosine"."""
+def rate_factor(schedule: Schedule, warmup: float, steps: float) -> Callable[[int], float]:
+    """The learning rate's factor at each step: min(1, (step + 1) / warmup), times ½(1 + cos) for "cosine".
+
+    Args:
+        schedule: "constant" or "cosine".
+        warmup: Steps of the rise; 0 for none.
+        steps: Of the whole schedule.
+    """
 
     def factor(step: int) -> float:
         rise = min(1.0, (step + 1) / warmup) if warmup else 1.0

@@ -53,8 +53,8 @@ def words(photos, vae):
             "steps": 4,
         }
         options = [f"--{key}={value}" for key, value in (given | changed).items() if value is not None]
-        sizes = ["--model.blocks=1", "--model.width=8", "--model.depth=0", "--data.batch_size=8"]
-        quick = ["--trainer.accelerator=cpu", "--trainer.log_every_n_steps=1", "--samples_every=0"]
+        sizes = ["--flow.blocks=1", "--flow.width=8", "--flow.depth=0", "--batch_size=8"]
+        quick = ["--device=cpu", "--run.log_every=1", "--run.samples_every=0"]
         return ["fit", *options, *sizes, *quick, *more]
 
     return made

@@ -24,7 +24,7 @@ def trained(tmp_path_factory, words, cache_home):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache_home))
         folder = tmp_path_factory.mktemp("runs") / "first"
-        assert main(words(f"--output={folder}", "--samples_every=2")) == 0
+        assert main(words(f"--output={folder}", "--run.samples_every=2")) == 0
     return folder
 
 
@@ -36,6 +36,8 @@ def test_a_run_explains_itself(trained):
         "autoencoder.safetensors",
         "metrics.csv",
         "checkpoints/last.ckpt",
+        "pictures/trained_on.json.gz",
+        "pictures/kept_out.json.gz",
         "samples/step_0000002.png",
         "samples/step_0000004.png",
     } <= names
@@ -43,7 +45,7 @@ def test_a_run_explains_itself(trained):
     assert (
         (trained / "metrics.csv")
         .read_text()
-        .startswith("step,epoch,nll,held_out_nll,learning_rate,matching\n1,0,")
+        .startswith("step,epoch,stage,nll,held_out_nll,learning_rate,matching\n1,0,flow,")
     )
 
 
@@ -54,20 +56,29 @@ def test_its_config_trains_the_same_again(run, trained, tmp_path):
 
 
 def test_several_configs_and_words_override_in_order(run, words, tmp_path):
-    (tmp_path / "a.yaml").write_text("trainer: {max_steps: 7}\nmodel: {width: 12, warmup: 3}\n")
-    (tmp_path / "b.yaml").write_text("model: {width: 16}\n")
+    (tmp_path / "a.yaml").write_text("learning: {steps: 7, warmup: 0.3}\nflow: {width: 12}\n")
+    (tmp_path / "b.yaml").write_text("flow: {width: 16}\n")
     config = ["-c", tmp_path / "a.yaml", "-c", tmp_path / "b.yaml"]
     options = [each for each in words(steps=None)[1:] if "width" not in each]
-    status, out, _ = run("fit", *config, *options, "--model.ema=0.9", "--print_config")
+    status, out, _ = run("fit", *config, *options, "--learning.ema=0.9", "--print_config")
     found = yaml.safe_load(out)
     assert status == 0
-    assert found["trainer"]["max_steps"] == 7
-    assert (found["model"]["width"], found["model"]["warmup"], found["model"]["ema"]) == (16, 3, 0.9)
+    learning = found["learning"]
+    assert (found["flow"]["width"], learning["steps"], learning["warmup"], learning["ema"]) == (16, 7, 0.3, 0.9)
+
+
+def test_a_preset_sets_flow_and_learning_and_words_come_on_top(run, words, tmp_path):
+    options = [each for each in words(steps=None)[1:] if not each.startswith(("--flow", "--batch"))]
+    status, out, _ = run("fit", *options, "--preset", "minutes", "--flow.blocks", "3", "--print_config")
+    found = yaml.safe_load(out)
+    assert status == 0
+    assert (found["flow"]["blocks"], found["flow"]["embedder"]["kind"]) == (3, "regression")
+    assert found["learning"]["optimizer"] == "muon"
 
 
 def test_evaluate_and_sample_on_the_run(run, trained, photos, tmp_path):
     status, out, err = run(
-        "evaluate", trained, "--n", "2", "--unconditional", "true", "--unconditional_steps", "3"
+        "evaluate", trained, "--n", "2", "--unconditional"
     )
     assert status == 0, err
     found = json.loads(out)
@@ -104,25 +115,31 @@ def test_a_second_run_does_not_overwrite_the_first(run, words, trained):
     status, _, err = run(*words(f"--output={trained}"))
     assert status == 2
     assert "holds a run already" in err
-    assert "--ckpt_path" in err
+    assert "--resume" in err
 
 
 BAD = [
     (["--data.imagse", "x"], "'data.images'"),
-    (["--model.widht=3"], "'model.width'"),
+    (["--flow.widht=3"], "'flow.width'"),
     (["--cache.max_gb", "much"], "cache.max_gb must be a number"),
-    (["--data.held_out", "abc"], "data.held_out must be a number"),
-    (["--data.held_out", "2"], "between 0 and 1"),
-    (["--data.batch_size", "0"], "batch_size"),
-    (["--trainer.max_steps", "many"], "trainer.max_steps must be a whole number"),
-    (["--model.layer", "layer9"], "'layer1'"),
-    (["--model.network", "resnet5O"], "resnet50"),
-    (["--model.autoencoder", "nowhere/vae.safetensors"], "nowhere/vae.safetensors"),
-    (["--model.ema", "1.5"], "ema"),
-    (["--model.auxiliary", "[layer1]"], "embedder='residual'"),
-    (["--model.embedder=residual", "--model.auxiliary", "[layer9]"], "'layer1'"),
-    (["--data.images", "nowhere"], "'nowhere' does not exist"),
-    (["--ckpt_path", "nowhere.ckpt"], "'nowhere.ckpt' does not exist"),
+    (["--held_out", "2.5"], "between 0 and 1"),
+    (["--held_out", "1.0"], "between 0 and 1"),
+    (["--batch_size", "0"], "batch_size"),
+    (["--steps", "many"], "learning.steps must be a whole number"),
+    (["--preset", "weeks"], "published"),
+    (["--run.precision", "16-true"], "bf16-mixed"),
+    (["--device", "tpu9"], "tpu9"),
+    (["--seed", "-1"], "seed"),
+    (["--output", "x" * 300], "shorten it"),
+    (["--layer", "layer9"], "'layer1'"),
+    (["--network", "resnet5O"], "resnet50"),
+    (["--network", ""], "network"),
+    (["--autoencoder", "nowhere/vae.safetensors"], "nowhere/vae.safetensors"),
+    (["--learning.ema", "1.5"], "ema"),
+    (["--flow.blocks", "1000000"], "flow.blocks"),
+    (["--images", "nowhere"], "'nowhere' does not exist"),
+    (["--images", ""], "images"),
+    (["--resume"], "no run to go on with"),
     (["-c", "nowhere.yaml"], "nowhere.yaml"),
     (["stray"], "'stray'"),
 ]
@@ -143,7 +160,7 @@ def test_bad_words_get_a_sentence(run, words, tmp_path, more, expected):
     [
         ("data: {imagse: x}", "'data.images'"),
         ("dta: {images: x}", "'data.images'"),
-        ("trainer: {max_steps: many}", "trainer.max_steps must be a whole number"),
+        ("learning: {steps: many}", "learning.steps must be a whole number"),
         ("data: [", "not valid YAML"),
     ],
 )
@@ -200,9 +217,10 @@ class Trap:
 
 
 def test_bad_checkpoints_get_a_sentence_and_run_no_code(run, words, trained, tmp_path):
-    whole = (trained / "checkpoints" / "last.ckpt").read_bytes()
-    bad = tmp_path / "bad.ckpt"
-    fit = words(f"--output={tmp_path / 'run'}", f"--ckpt_path={bad}")
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    whole, bad = (trained / "checkpoints" / "last.ckpt").read_bytes(), folder / "checkpoints" / "last.ckpt"
+    fit = words(f"--output={folder}", "--resume", "--steps=6")
     bad.write_bytes(whole[: len(whole) // 2])
     status, _, err = run(*fit)
     assert status == 2
@@ -217,7 +235,7 @@ def test_bad_checkpoints_get_a_sentence_and_run_no_code(run, words, trained, tmp
     torch.save({"weights": torch.zeros(2)}, bad)
     assert "not written by" in run(*fit)[2]
     bad.write_bytes(whole)
-    status, _, err = run(*fit, "--model.width=9")
+    status, _, err = run(*fit, "--flow.width=9")
     assert status == 2
     assert "another flow" in err
 
@@ -244,7 +262,7 @@ def wait_for(path, process, seconds=120):
 def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_whole(words, tmp_path):
     folder = tmp_path / "a run"
     last = folder / "checkpoints" / "last.ckpt"
-    process = start(words(f"--output={folder}", "--checkpoint_every=1", steps=1_000_000))
+    process = start(words(f"--output={folder}", "--run.checkpoint_every=1", steps=1_000_000))
     wait_for(last, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
@@ -267,16 +285,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_wh
     assert checkpoint["global_step"] > step
 
 
-REGRESSED = ["--model.embedder=residual", "--model.embedder_width=2", "--model.regression=0.5"]
+REGRESSED = ["--flow.embedder.kind=regression", "--flow.embedder.width=2", "--learning.regression=0.5"]
 
 
 @pytest.mark.parametrize(
     "embedder",
-    [[], REGRESSED, [*REGRESSED, "--model.transform=continuous"]],
-    ids=["published", "residual", "continuous"],
+    [[], REGRESSED, [*REGRESSED, "--flow.transform=continuous"]],
+    ids=["published", "regression", "continuous"],
 )
 def test_two_processes_train_one_flow(words, tmp_path, embedder):
-    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--model.ema=0.9"]
+    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--learning.ema=0.9"]
     process = start(words(f"--output={tmp_path / 'run'}", *ddp, *embedder, steps=5))
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err

@@ -5,7 +5,7 @@ from PIL import Image
 
 from invariances import load_autoencoder
 from invariances.cli.main import main
-from invariances.training import autoencoder as training
+from invariances.recipes import own_autoencoder as training
 
 
 @pytest.fixture
@@ -29,21 +29,21 @@ def test_a_run_leaves_an_autoencoder_that_loads(photos, tmp_path, capsys):
     assert "next: invariances fit" in capsys.readouterr().err
     assert load_autoencoder(output).latent_dim == 4
     assert main(words(photos, output)) == 2
-    assert "--resume true" in capsys.readouterr().err
+    assert "--resume" in capsys.readouterr().err
 
 
 def test_views_are_random_crops_to_learn_from(photos, tmp_path, capsys, monkeypatch):
     learnt, looked_at = [], []
     fit = training.fit_autoencoder
 
-    def spy(pictures, held_out, *args, **options):
+    def spy(pictures, held_out, **options):
         learnt.append(pictures)
         looked_at.append(held_out)
-        return fit(pictures, held_out, *args, **options)
+        return fit(pictures, held_out, **options)
 
     monkeypatch.setattr(training, "fit_autoencoder", spy)
     assert main(words(photos, tmp_path / "one")) == 0
-    assert main(words(photos, tmp_path / "three", "--views", "3")) == 0
+    assert main(words(photos, tmp_path / "three", "--data.crop", "random", "--views", "3")) == 0
     assert len(learnt[1]) == 3 * len(learnt[0])
     assert len({each.numpy().tobytes() for each in learnt[1]}) == len(learnt[1])
     assert torch.equal(*looked_at)

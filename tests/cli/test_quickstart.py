@@ -1,4 +1,5 @@
 import json
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,22 +11,25 @@ import invariances.recipes.quickstart
 from invariances.cli.main import main
 from invariances.data.images import to_uint8
 from invariances.data.shapes import FACTORS, Shapes
+from invariances.flow.config import EmbedderConfig, FlowConfig
+from invariances.data.identity import Identity
+from invariances.recipes.budget import FEWEST, MOST, Work, affordable_steps
+from invariances.training.run_folder import KEPT_OUT
 from invariances.recipes.quickstart import Effort, quickstart
 from invariances.recipes.worlds import MOST_CROPS, crops_of_each
 
+from invariances.training.config import LearningConfig
+
 TINY = Effort(
+    minutes=None,
     pictures=48,
-    steps=2,
-    batch_size=16,
-    blocks=2,
-    width=16,
-    embedder_width=4,
+    flow=FlowConfig(blocks=2, width=16, depth=1, embedder=EmbedderConfig("regression", width=4)),
+    learning=replace(LearningConfig.minutes(), steps=3, batch_size=16),
     held_out=12,
     samples=2,
+    processes=1,
     autoencoder_steps=2,
     classifier_steps=2,
-    probe_steps=2,
-    processes=1,
 )
 PLAIN = {"nll_bits_per_dim", "faithfulness_cosine", "top1_agreement", "variance_remaining"}
 
@@ -94,16 +98,20 @@ def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
     configs = {
         path.parent.name.split("_")[-1]: path for path in (tmp_path / "q" / "runs").glob("*/config.yaml")
     }
-    models = {name: yaml.safe_load(path.read_text())["model"] for name, path in configs.items()}
-    assert (models["stage3"]["embedder"], models["softmax"]["embedder"]) == ("residual", "published")
-    assert not models["stage3"]["embedder_statistics"]
+    kinds = {name: yaml.safe_load(path.read_text())["flow"]["embedder"]["kind"] for name, path in configs.items()}
+    assert (kinds["stage3"], kinds["softmax"]) == ("regression", "published")
     classifier = tmp_path / "q" / "photos_classifier.safetensors"
     assert main(["layers", str(classifier)]) == 0
     assert "stage3" in capsys.readouterr().out
-    (evaluate,) = (line.split() for line in captured.out.splitlines() if "invariances evaluate" in line)
+    (evaluate,) = (shlex.split(line) for line in captured.out.splitlines() if "invariances evaluate" in line)
     assert evaluate[-2:] == ["--images", str(folder)]
     assert main([*evaluate[1:], "--n", "2"]) == 0
-    assert json.loads(capsys.readouterr().out)["network"] == "photos_classifier"
+    captured = capsys.readouterr()
+    found = json.loads(captured.out)
+    assert found["network"] == "photos_classifier"
+    kept_out = Identity.load(Path(evaluate[2]) / KEPT_OUT)
+    assert found["pictures"] == len(kept_out) < 24
+    assert f"{24 - len(kept_out)} of 24 pictures were trained on and are left out" in captured.err
     assert main(["layers", str(tmp_path / "none.safetensors")]) == 2
     assert "there is no classifier at" in capsys.readouterr().err
 
@@ -130,32 +138,25 @@ def test_layers_are_given_as_words(tmp_path) -> None:
     assert list(summary["layers"]) == ["stage4", "logits"]
 
 
-def test_probes_of_ones_own_width_where_none_ship(tmp_path, capsys) -> None:
-    words = ["--network", "shapes_colour", "--layers", "stage4", "logits", "--output", str(tmp_path / "q")]
-    found = []
-    for width in ([], ["--probe_width", "2"]):
-        assert main(["quickstart", *words, *width]) == 0
-        layers = json.loads((tmp_path / "q" / "summary.json").read_text())["layers"]
-        found.append([set(numbers.get("probe", ())) for numbers in layers.values()])
-    assert found == [[set(), set()], [set(FACTORS), set(FACTORS)]]
-    folder = photos(tmp_path / "photos", ["left", "right"])
-    capsys.readouterr()
-    assert main(["quickstart", "--images", str(folder), *words[5:], "--probe_width", "2"]) == 2
-    assert "leave probe_width out" in capsys.readouterr().err
-
-
-def test_continuous_flows_with_auxiliary_layers_of_ones_own_choice(tmp_path) -> None:
-    effort = replace(TINY, steps=6, transform="continuous", auxiliary=["stage1"])
+def test_continuous_flows(tmp_path) -> None:
+    effort = replace(TINY, flow=replace(TINY.flow, transform="continuous"))
     summary = quickstart(tmp_path / "q", layers=["pool"], effort=effort, progress=False)
     assert set(summary["layers"]["pool"]) >= PLAIN
     (run,) = (tmp_path / "q" / "runs").iterdir()
-    model = yaml.safe_load((run / "config.yaml").read_text())["model"]
-    assert (model["transform"], model["auxiliary"]) == ("continuous", ["stage1"])
-    assert model["embedder_statistics"]
+    assert yaml.safe_load((run / "config.yaml").read_text())["flow"]["transform"] == "continuous"
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_steps_follow_from_the_time_that_is_given(processes) -> None:
+    works = [Work(TINY.flow, (64,), shape) for shape in ((16, 8, 8), (32,))]
+    learning = replace(TINY.learning, batch_size=8)
+    steps = [affordable_steps(works, learning, seconds, processes) for seconds in (0.0, 4.0, 1e9)]
+    assert steps[0] == FEWEST
+    assert FEWEST < steps[1] < MOST == steps[2]
 
 
 def test_errors_and_help(tmp_path, capsys) -> None:
-    for option, value in (("--steps", "0"), ("--held_out", "1")):
+    for option, value in (("--steps", "0"), ("--held_out", "1"), ("--minutes", "-1")):
         assert main(["quickstart", option, value, "--output", str(tmp_path / "q")]) == 2
         assert option in capsys.readouterr().err
     assert main(["quickstart", "--layers", "stage9", "--output", str(tmp_path / "q")]) == 2

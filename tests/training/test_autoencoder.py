@@ -1,11 +1,14 @@
 import csv
+import signal
 
 import pytest
 import torch
 
 from invariances import UserError, load_autoencoder
 from invariances.autoencoder.vae import VAE
-from invariances.training.autoencoder import Objective, Schedule, augment, fit_autoencoder
+from invariances.training.autoencoder import augment, fit_autoencoder
+from invariances.training.autoencoder_config import Objective, Schedule
+from invariances.training.config import RunConfig
 from invariances.training.perceptual import PatchDiscriminator, perceptual_distance
 
 
@@ -26,6 +29,10 @@ def small(latent_dim=8):
     return VAE(32, latent_dim, width=8, max_width=16)
 
 
+def quiet(folder, **options):
+    return RunConfig(str(folder), **{"device": "cpu", "progress": False, "checkpoint_every": 120, **options})
+
+
 def edges(images):
     return {"x": images.diff(dim=3), "y": images.diff(dim=2)}
 
@@ -39,12 +46,10 @@ def test_learns_beyond_principal_components(tmp_path):
     vae = fit_autoencoder(
         data,
         held_out,
-        tmp_path,
         vae=small(),
         objective=Objective(adversarial=0),
-        schedule=Schedule(steps=120, batch_size=32, learning_rate=3e-3, warmup=10, ema=0.9, flip=False),
-        validate_every=120,
-        progress=False,
+        schedule=Schedule(120, 32, learning_rate=3e-3, warmup=10, ema=0.9, flip=False, shift=0),
+        run=quiet(tmp_path),
     )
     assert (vae(images) - images).abs().mean() < 0.97 * before
     assert load_autoencoder(tmp_path).fingerprint() == vae.fingerprint()
@@ -54,7 +59,7 @@ def test_learns_beyond_principal_components(tmp_path):
 
 
 def test_a_stopped_run_goes_on_to_the_bit(tmp_path):
-    schedule = Schedule(steps=6, batch_size=4, warmup=2, ema=0.5, shift=1, seed=3)
+    schedule = Schedule(steps=6, batch_size=4, warmup=2, ema=0.5, shift=1)
     objective = Objective(perceptual=0.1, adversarial=0.3, adversarial_start=0.3)
     data, held_out = pictures(10), pictures(2, seed=1)
 
@@ -62,14 +67,11 @@ def test_a_stopped_run_goes_on_to_the_bit(tmp_path):
         return fit_autoencoder(
             data,
             held_out,
-            folder,
             vae=small(),
             perceptual=[network],
             objective=objective,
             schedule=schedule,
-            validate_every=100,
-            resume=resume,
-            progress=False,
+            run=quiet(folder, resume=resume, seed=3),
         )
 
     whole = run(tmp_path / "whole", edges)
@@ -78,13 +80,17 @@ def test_a_stopped_run_goes_on_to_the_bit(tmp_path):
     def stops(images):
         calls.append(1)
         if len(calls) == 9:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         return edges(images)
 
-    with pytest.raises(BaseException):  # noqa: B017, PT011 - Lightning exits or raises, by version
+    with pytest.raises(KeyboardInterrupt) as interrupt:
         run(tmp_path / "parts", stops)
+    assert interrupt.value.__cause__.step == 5
     parts = run(tmp_path / "parts", edges, resume=True)
     assert parts.fingerprint() == whole.fingerprint()
+    with pytest.raises(UserError, match="another objective"):
+        objective = Objective(perceptual=0.2, adversarial=0.3, adversarial_start=0.3)
+        run(tmp_path / "parts", edges, resume=True)
 
 
 def test_a_finished_run_goes_on_with_more_steps_and_keeps_its_metrics(tmp_path):
@@ -92,23 +98,20 @@ def test_a_finished_run_goes_on_with_more_steps_and_keeps_its_metrics(tmp_path):
         fit_autoencoder(
             pictures(10),
             pictures(2, seed=1),
-            tmp_path,
             vae=small(),
             objective=Objective(),
             schedule=Schedule(steps=steps, batch_size=4),
-            validate_every=20,
-            resume=resume,
-            progress=False,
+            run=quiet(tmp_path, checkpoint_every=20, resume=resume),
         )
         with (tmp_path / "metrics.csv").open() as file:
             return list(csv.DictReader(file))
 
     first = run(40, resume=False)
-    assert {int(row["step"]) for row in first} == {19, 39}
+    assert {int(row["step"]) for row in first} == {20, 40}
     longer = run(60, resume=True)
     assert longer[: len(first)] == first
-    assert {int(row["step"]) for row in longer} == {19, 39, 59}
-    assert run(20, resume=False)[-1]["step"] == "19"
+    assert {int(row["step"]) for row in longer} == {20, 40, 60}
+    assert run(20, resume=False)[-1]["step"] == "20"
 
 
 def test_augmentation_moves_and_mirrors():
@@ -146,9 +149,9 @@ def test_critic_learns_to_tell_real_from_fake():
 
 def test_unfit_pictures_get_a_sentence(tmp_path):
     with pytest.raises(UserError, match="uint8"):
-        fit_autoencoder(torch.zeros(4, 32, 32, 3), pictures(1), tmp_path)
+        fit_autoencoder(torch.zeros(4, 32, 32, 3), pictures(1), run=quiet(tmp_path))
     with pytest.raises(UserError, match="at least two"):
-        fit_autoencoder(pictures(1), pictures(1), tmp_path)
+        fit_autoencoder(pictures(1), pictures(1), run=quiet(tmp_path))
 
 
 def test_diverging_runs_stop_with_a_sentence(tmp_path):
@@ -156,8 +159,7 @@ def test_diverging_runs_stop_with_a_sentence(tmp_path):
         fit_autoencoder(
             pictures(8),
             pictures(2),
-            tmp_path,
             vae=small(),
             schedule=Schedule(steps=50, batch_size=4, learning_rate=1e30, warmup=0),
-            progress=False,
+            run=quiet(tmp_path),
         )

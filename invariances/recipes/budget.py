@@ -1,0 +1,94 @@
+"""How many training steps fit into the time that is given, measured on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invariances.flow.config import FlowConfig
+from invariances.flow.embedders.regression import RegressionEmbedder
+from invariances.flow.flow import ConditionalFlow
+from invariances.training.config import LearningConfig
+from invariances.training.muon import MuonAdam
+
+FEWEST, MOST = 60, 8000
+_AROUND = 1.2
+"""What held-out losses, embeddings and grids add to the steps alone."""
+_TIMED = 3
+
+
+@dataclass(frozen=True)
+class Work:
+    """A flow to train.
+
+    Args:
+        flow: Its architecture.
+        latent_shape: Of the latents.
+        representation_shape: Of what it is told.
+    """
+
+    flow: FlowConfig
+    latent_shape: tuple[int, ...]
+    representation_shape: tuple[int, ...]
+
+
+def affordable_steps(
+    works: Sequence[Work], learning: LearningConfig, seconds: float, processes: int
+) -> int:
+    """Steps of each flow, the same for all, that `processes` at a time finish in so many seconds.
+
+    Args:
+        works: All flows.
+        learning: How they learn; its `steps` are not asked.
+        seconds: For all of them.
+        processes: How many train at once; they share this process's threads.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // processes))
+    try:
+        each = [seconds_per_step(work, learning) for work in works]
+    finally:
+        torch.set_num_threads(threads)
+    busiest = max(sum(each) / processes, max(each))
+    return max(FEWEST, min(MOST, int(seconds / (_AROUND * busiest))))
+
+
+def seconds_per_step(work: Work, learning: LearningConfig) -> float:
+    """A step's time, both stages in their shares, on made features."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        flow = ConditionalFlow(work.flow, work.latent_shape, work.representation_shape)
+    size = learning.batch_size
+    latent = torch.randn(size, *work.latent_shape, generator=generator)
+    told = torch.randn(size, *work.representation_shape, generator=generator)
+    embedder, share = flow.embedder, 0.0
+    first = 0.0
+    if isinstance(embedder, RegressionEmbedder):
+        share = learning.regression
+        first = _timed(embedder, lambda: -embedder.log_prob(latent, embedder(told)), learning)
+        embedder.requires_grad_(False)
+        embedding = flow.eval().embed(told).detach()
+        flow.train()
+        return share * first + (1 - share) * _timed(
+            flow, lambda: flow.loss(latent, generator, embedding=embedding), learning
+        )
+    return _timed(flow, lambda: flow.loss(latent, generator, representation=told), learning)
+
+
+def _timed(module: torch.nn.Module, losses: Callable[[], Tensor], learning: LearningConfig) -> float:
+    parameters = [each for each in module.parameters() if each.requires_grad]
+    matrices = [each for each in parameters if each.dim() > 1] if learning.optimizer == "muon" else []
+    optimizer = MuonAdam(parameters, matrices, lr=1e-9, fused=True)
+    began = 0.0
+    for step in range(_TIMED + 1):
+        if step == 1:
+            began = time.monotonic()  # the first one warms up
+        optimizer.zero_grad()
+        torch.autograd.backward(losses().mean())
+        optimizer.step()
+    return (time.monotonic() - began) / _TIMED

@@ -1,0 +1,145 @@
+"""What the training of an autoencoder is told; the same in Python, in YAML and on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from invariances.system.errors import UserError
+from invariances.training.config import DataConfig, RunConfig, number, text
+
+
+@dataclass(frozen=True)
+class CodeConfig:
+    """A VAE's size.
+
+    Args:
+        size: Side of the pictures in pixels: 32, 64 or 128.
+        latent_dim: Length of the code.
+        width: Channels at half resolution; they double at every halving.
+        max_width: Most channels of any layer.
+        blocks: Residual blocks per resolution.
+    """
+
+    size: int = 64
+    latent_dim: int = 128
+    width: int = 32
+    max_width: int = 256
+    blocks: int = 1
+
+    def __post_init__(self) -> None:
+        if self.size not in (32, 64, 128):
+            raise UserError(f"a VAE of size {self.size!r} is not possible; choose 32, 64 or 128 pixels")
+        for name, least in (("latent_dim", 1), ("width", 1), ("max_width", 1), ("blocks", 0)):
+            number(f"code.{name}", getattr(self, name), least, 1_000_000, whole=True)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """mean|x − x̂| + perceptual · d(x, x̂) + kl · KL(q ‖ N(0, I)), and a critic's gradient.
+
+    Args:
+        perceptual: Weight of the perceptual distance.
+        perceptual_start: Share of the steps after which it joins.
+        kl: Weight of the KL divergence in nats per picture.
+        adversarial: Norm of the patch critic's gradient at the picture, as a share of the others; 0 turns it off.
+        adversarial_start: Share of the steps after which it joins.
+    """
+
+    perceptual: float = 0.1
+    perceptual_start: float = 0.0
+    kl: float = 1e-5
+    adversarial: float = 0.0
+    adversarial_start: float = 0.6
+
+    def __post_init__(self) -> None:
+        for name in ("perceptual", "kl", "adversarial"):
+            number(f"objective.{name}", getattr(self, name), 0)
+        for name in ("perceptual_start", "adversarial_start"):
+            number(f"objective.{name}", getattr(self, name), 0, 1.000001)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Adam with a linear warm-up and a cosine decay to zero, and an exponential moving average of the weights.
+
+    Args:
+        steps: Training steps.
+        batch_size: Pictures per step.
+        learning_rate: The highest.
+        warmup: Steps of linear warm-up.
+        ema: Decay of the averaged weights, which are the ones kept.
+        flip: Mirror pictures at random.
+        shift: Move pictures at random by up to so many pixels, borders repeated.
+    """
+
+    steps: int = 20_000
+    batch_size: int = 32
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    ema: float = 0.999
+    flip: bool = True
+    shift: int = 2
+
+    def __post_init__(self) -> None:
+        number("schedule.steps", self.steps, 1, whole=True)
+        number("schedule.batch_size", self.batch_size, 1, 65_537, whole=True)
+        number("schedule.learning_rate", self.learning_rate, 0)
+        number("schedule.warmup", self.warmup, 0, whole=True)
+        number("schedule.ema", self.ema, 0, 1)
+        number("schedule.shift", self.shift, 0, 33, whole=True)
+        if not self.learning_rate > 0:
+            raise UserError(f"schedule.learning_rate is {self.learning_rate}; it must be above 0")
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """A network whose layers compare pictures.
+
+    Args:
+        network: Its name, as for `invariances layers`; none for pixels alone.
+        layers: Its layers, early ones for texture.
+        weights: Its weights file.
+    """
+
+    network: str | None = None
+    layers: list[str] | None = None
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("network", "weights"):
+            if getattr(self, name) is not None:
+                text(name, getattr(self, name))
+        if (self.network is None) != (not self.layers):
+            raise UserError("--network and --layers belong together; give both, or neither for pixels alone")
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """All that `fit-autoencoder` is told.
+
+    Args:
+        data: The pictures.
+        code: The VAE.
+        objective: What it learns by.
+        schedule: How it learns.
+        eyes: Who compares pictures.
+        run: Where the run is kept; `checkpoint_every` is also how often held-out pictures are looked at.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    code: CodeConfig = field(default_factory=CodeConfig)
+    objective: Objective = field(default_factory=Objective)
+    schedule: Schedule = field(default_factory=Schedule)
+    eyes: Eyes = field(default_factory=Eyes)
+    run: RunConfig = field(default_factory=lambda: RunConfig(output="runs/autoencoder"))
+
+
+def autoencoder_parser(**options: Any) -> Any:
+    """A jsonargparse parser whose options are `AutoencoderConfig`'s; `options` are the parser's own."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
+    parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, the last wins.")
+    parser.add_class_arguments(AutoencoderConfig, as_group=False)
+    return parser

@@ -1,0 +1,318 @@
+"""What a run is told: frozen dataclasses that validate themselves, the same in Python, in YAML and on the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Literal, get_args
+
+from invariances.flow.config import FlowConfig
+from invariances.system.errors import UserError, nearest
+
+Optimizer = Literal["adam", "muon"]
+Schedule = Literal["constant", "cosine"]
+Keep = Literal["best", "last"]
+Crop = Literal["center", "random"]
+StoredType = Literal["float16", "float32"]
+Precision = Literal["32-true", "bf16-mixed"]
+
+PUBLISHED_RATE = 4.5e-6
+"""Published learning rate per picture of a step."""
+
+
+def choice(name: str, value: object, kind: Any) -> None:
+    """Refuses a value that is none of a Literal's.
+
+    Raises:
+        UserError: Names the nearest.
+    """
+    if value not in get_args(kind):
+        raise UserError(f"{name} is {value!r}; use {nearest(str(value), get_args(kind))}")
+
+
+def number(name: str, value: Any, least: float, below: float = math.inf, whole: bool = False) -> None:
+    """Refuses what is no number in [least, below).
+
+    Raises:
+        UserError: Says what it must be.
+    """
+    right = isinstance(value, int) if whole else isinstance(value, (int, float))
+    if isinstance(value, bool) or not right or not least <= value < below:
+        kind = "a whole number" if whole else "a number"
+        most = "" if below == math.inf else f" and below {below:g}"
+        raise UserError(f"{name} is {value!r}; give {kind} of at least {least:g}{most}")
+
+
+def text(name: str, value: object) -> None:
+    """Refuses an empty word, which would stand for the current folder.
+
+    Raises:
+        UserError: It is empty, or no text.
+    """
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise UserError(f"{name} is {value!r}; give a name or a path")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Pictures to learn from, and those that are kept out.
+
+    Args:
+        images: Folder of pictures, several, or the name of a data set (`invariances data list`).
+        held_out: Share of them that is never trained on, a number of pictures, or other folders to keep out; null where
+            a data set was given for it in Python.
+        also: Further folders to train on, of which nothing is held out.
+        crop: "center", or "random": crops of 0.8 to 1 of the shortest side, mirrored half of the time.
+        views: Random crops that are cached per picture.
+        skip_broken: Leave broken pictures out, named and counted, instead of stopping.
+        split_seed: Of the choice of held-out pictures.
+    """
+
+    images: str | list[str] | None = None
+    held_out: int | float | str | list[str] | None = 0.1
+    also: list[str] | None = None
+    crop: Crop = "center"
+    views: int = 1
+    skip_broken: bool = False
+    split_seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("images", "held_out", "also"):
+            value = getattr(self, name)
+            for each in value if isinstance(value, list) else [value]:
+                if isinstance(each, str) or isinstance(value, list):
+                    text(f"data.{name}", each)
+        if isinstance(self.held_out, bool) or self.held_out == []:
+            raise UserError(f"data.held_out is {self.held_out!r}; give a share, a number of pictures or a folder")
+        if isinstance(self.held_out, int):
+            number("data.held_out", self.held_out, 1, whole=True)
+        elif isinstance(self.held_out, float) and not 0 < self.held_out < 1:
+            raise UserError(
+                f"data.held_out is {self.held_out}; give a share between 0 and 1, or a whole number of pictures"
+            )
+        choice("data.crop", self.crop, Crop)
+        number("data.views", self.views, 1, whole=True)
+        number("data.split_seed", self.split_seed, 0, 2**63, whole=True)
+        if self.views > 1 and self.crop == "center":
+            raise UserError(f"data.views is {self.views}, but every center crop is the same; use crop 'random'")
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """Where features are kept between runs, and how much room they may take.
+
+    Args:
+        folder: Folder of all caches; by default $XDG_CACHE_HOME/invariances/features.
+        max_gb: Disk budget of one cache in GB; representations that need more are computed at every step.
+        dtype: How representations are stored.
+        batch_size: Pictures per pass while caching.
+    """
+
+    folder: str | None = None
+    max_gb: float = 20.0
+    dtype: StoredType = "float16"
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        if self.folder is not None:
+            text("cache.folder", self.folder)
+        number("cache.max_gb", self.max_gb, 0)
+        choice("cache.dtype", self.dtype, StoredType)
+        number("cache.batch_size", self.batch_size, 1, 65_537, whole=True)
+
+
+@dataclass(frozen=True)
+class LearningConfig:
+    """How the flow learns.
+
+    Args:
+        steps: Training steps.
+        batch_size: Pictures per step and process.
+        learning_rate: The highest; 4.5e-6 × pictures per step by default, as published.
+        optimizer: "adam" as published, or "muon": all weight matrices by `MuonAdam`, in a fraction of the steps.
+        schedule: "constant" as published, or "cosine": down to zero at the last step.
+        warmup: Share of the steps over which the learning rate rises from zero.
+        ema: Decay of the weights' moving average, which is then evaluated and kept; 0 keeps the weights themselves.
+        weight_decay: Share of each weight, times the learning rate, that is taken off at every step.
+        regression: Share of the steps, the first ones, in which a regression embedder is taught.
+        keep: "best": the weights of the lowest held-out loss, as measured after every epoch; or "last".
+    """
+
+    steps: int = 20_000
+    batch_size: int = 16
+    learning_rate: float | None = None
+    optimizer: Optimizer = "adam"
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+    ema: float = 0.0
+    weight_decay: float = 0.0
+    regression: float = 0.35
+    keep: Keep = "best"
+
+    def __post_init__(self) -> None:
+        number("learning.steps", self.steps, 1, whole=True)
+        number("learning.batch_size", self.batch_size, 1, 65_537, whole=True)
+        rate = self.learning_rate
+        if rate is not None:
+            number("learning.learning_rate", rate, 0)
+            if not 0 < rate < math.inf:
+                raise UserError(f"learning.learning_rate is {rate}; it must be above 0")
+        choice("learning.optimizer", self.optimizer, Optimizer)
+        choice("learning.schedule", self.schedule, Schedule)
+        number("learning.warmup", self.warmup, 0, 1)
+        number("learning.ema", self.ema, 0, 1)
+        number("learning.weight_decay", self.weight_decay, 0)
+        number("learning.regression", self.regression, 0, 1)
+        choice("learning.keep", self.keep, Keep)
+
+    def rate(self, world_size: int = 1) -> float:
+        """The learning rate for so many processes."""
+        published = PUBLISHED_RATE * self.batch_size * world_size
+        return published if self.learning_rate is None else self.learning_rate
+
+    @classmethod
+    def published(cls) -> LearningConfig:
+        """Adam at a constant 4.5e-6 per picture."""
+        return cls()
+
+    @classmethod
+    def minutes(cls) -> LearningConfig:
+        """Some thousand pictures, some minutes of two cores: Muon, its rate falling to zero."""
+        return cls(
+            steps=1500,
+            batch_size=128,
+            learning_rate=8e-3,
+            optimizer="muon",
+            schedule="cosine",
+            warmup=0.025,
+            ema=0.99,
+            weight_decay=0.2,
+            regression=0.6,
+        )
+
+    @classmethod
+    def hours(cls) -> LearningConfig:
+        """Some ten thousand pictures or more, an hour of two cores: as `minutes`, larger steps and more of them."""
+        return replace(cls.minutes(), steps=8000, batch_size=512, ema=0.998, regression=0.35)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run is kept, and on what it runs.
+
+    Args:
+        output: The run's folder; `{network}` and `{layer}` are filled in. None in Python keeps nothing.
+        resume: Go on with the run in that folder.
+        seed: Of weights, order and noise: the same seed gives the same run, to the bit, on one machine.
+        device: "auto" for the accelerator where there is one, "cpu", "cuda", "cuda:1", "mps".
+        devices: Processes of the training, each with a device of its own.
+        num_nodes: Machines.
+        precision: "32-true", or "bf16-mixed": the autoencoder and what learns in bfloat16, log-determinants in float32;
+            up to twice as fast on processors and accelerators that compute in it.
+        checkpoint_every: Steps between checkpoints; 0 for the last step alone.
+        samples_every: Steps between grids of samples; 0 for the last step alone.
+        log_every: Steps between rows of metrics.csv.
+        wandb: Project of Weights & Biases to log to as well (extra `wandb`).
+        progress: Bars on stderr.
+    """
+
+    output: str | None = "runs/{network}_{layer}"
+    resume: bool = False
+    seed: int = 0
+    device: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    precision: Precision = "32-true"
+    checkpoint_every: int = 1000
+    samples_every: int = 1000
+    log_every: int = 50
+    wandb: str | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("output", "wandb"):
+            if getattr(self, name) is not None:
+                text(f"run.{name}", getattr(self, name))
+        if self.output is not None and any(len(part.encode()) > 240 for part in self.output.split("/")):
+            raise UserError("run.output has a name of over 240 letters, which no file system takes; shorten it")
+        number("run.seed", self.seed, 0, 2**63, whole=True)
+        text("run.device", self.device)
+        number("run.devices", self.devices, 1, 65_537, whole=True)
+        number("run.num_nodes", self.num_nodes, 1, 65_537, whole=True)
+        if self.precision not in get_args(Precision):
+            raise UserError(
+                f"run.precision is {self.precision!r}; use '32-true' or 'bf16-mixed' "
+                "(a flow's log-determinant needs 32 bits, so there is no half precision throughout)"
+            )
+        number("run.checkpoint_every", self.checkpoint_every, 0, whole=True)
+        number("run.samples_every", self.samples_every, 0, whole=True)
+        number("run.log_every", self.log_every, 1, whole=True)
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What is studied, and how a flow learns it.
+
+    Args:
+        network: Name of a torchvision, timm, published or shipped network.
+        layer: Name of the layer, as `invariances layers NETWORK` lists them.
+        autoencoder: A file of `invariances fit-autoencoder`, or a published or shipped name.
+        weights: Weights file (safetensors or checkpoint) in place of the network's own.
+        size: Side of the pictures the network sees, in place of its own.
+        token: "patch" or "class", what a transformer's layer gives.
+        flow: The flow's architecture.
+        data: The pictures.
+        learning: How the flow learns.
+        cache: Where features are kept.
+        run: Where the run is kept.
+    """
+
+    network: str | None = None
+    layer: str | None = None
+    autoencoder: str | None = None
+    weights: str | None = None
+    size: int | list[int] | None = None
+    token: str | None = None
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    learning: LearningConfig = field(default_factory=LearningConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("network", "layer", "autoencoder", "weights", "token"):
+            if getattr(self, name) is not None:
+                text(name, getattr(self, name))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as YAML keeps them."""
+        return asdict(self)
+
+
+PRESETS: dict[str, Callable[[], tuple[FlowConfig, LearningConfig]]] = {
+    "published": lambda: (FlowConfig.published(), LearningConfig.published()),
+    "minutes": lambda: (FlowConfig.minutes(), LearningConfig.minutes()),
+    "hours": lambda: (FlowConfig.hours(), LearningConfig.hours()),
+}
+"""A flow and how it learns: as published, or what two cores do in minutes or hours."""
+
+
+def config_parser(**options: Any) -> Any:
+    """A jsonargparse parser whose options are `FitConfig`'s, `-c` for YAML files; `options` are the parser's own."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
+    parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, the last wins.")
+    parser.add_class_arguments(FitConfig, as_group=False)
+    return parser
+
+
+def instantiated(parser: Any, parsed: Any) -> FitConfig:
+    """The `FitConfig` that was parsed.
+
+    Raises:
+        UserError: A value is impossible.
+    """
+    found = vars(parser.instantiate(parsed))
+    return FitConfig(**{each.name: found[each.name] for each in fields(FitConfig)})

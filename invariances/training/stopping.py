@@ -1,0 +1,88 @@
+"""`last.ckpt`, and what SIGINT and SIGTERM do: save between two steps, then stop."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint
+
+
+class Stopped(Exception):
+    """Training was asked to stop by a signal, and saved itself.
+
+    Attributes:
+        checkpoint: The file to go on from; None where the run keeps no folder.
+        step: Steps done.
+        signum: The signal.
+    """
+
+    def __init__(self, checkpoint: Path | None, step: int, signum: int) -> None:
+        kept = f"; kept in {checkpoint}" if checkpoint else ""
+        super().__init__(f"stopped after step {step}{kept}")
+        self.checkpoint, self.step, self.signum = checkpoint, step, signum
+
+
+class LastCheckpoint(Checkpoint):
+    """One checkpoint: every so many steps, at the end, and when SIGINT or SIGTERM asks to stop.
+
+    Signals are looked at between steps, on all ranks together; a second Ctrl-C stops at once.
+
+    Args:
+        path: The file; None keeps none.
+        every: Steps between savings; 0 for the end alone.
+    """
+
+    def __init__(self, path: Path | None, every: int) -> None:
+        super().__init__()
+        self.path, self.every = path, every
+        self.signum = 0
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Listen to signals."""
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                self._handlers[signum] = signal.signal(signum, self._asked)
+
+    def _asked(self, signum: int, frame: Any) -> None:
+        if self.signum and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+        print("\nstopping after this step …", file=sys.stderr)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is due; stop where it was asked for.
+
+        Raises:
+            Stopped: After saving.
+        """
+        stop = bool(self.signum)
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        step = pl_module.done
+        due = stop or step == pl_module.steps or (self.every > 0 and step % self.every == 0)
+        if due and self.path is not None:
+            trainer.save_checkpoint(self.path)
+        if stop:
+            raise Stopped(self.path, step, self.signum or signal.SIGTERM)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Stop listening."""
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: Any, exception: BaseException) -> None:
+        """Stop listening."""
+        self._release()
+
+    def _release(self) -> None:
+        """Leave signals to whom they belonged; before the trainer does the same with its own handlers."""
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
+        self._handlers = {}

@@ -1,0 +1,90 @@
+"""The one place that makes a `Trainer`."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loggers import Logger
+
+from invariances.system.machine import accelerator
+from invariances.training.checkpoints import AtomicCheckpoints
+from invariances.training.config import RunConfig
+from invariances.training.metrics_file import MetricsFile
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the trainer's own remarks on hardware and settings; its warnings stay out too."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for each, level in zip(loggers, levels):
+            each.setLevel(level)
+
+
+def make_trainer(run: RunConfig, steps: int, callbacks: Sequence[Callback], loggers: Sequence[Logger], **more: Any) -> Trainer:
+    """A trainer for so many steps, on the run's device, in its precision.
+
+    Args:
+        run: Device, devices, nodes, precision, rows.
+        steps: When to stop.
+        callbacks: All that it has.
+        loggers: Where metrics go.
+        more: Further arguments of Lightning's.
+    """
+    device = accelerator(run.device)
+    devices: Any = run.devices
+    if device.index is not None and run.devices == 1:
+        devices = [device.index]
+    return Trainer(
+        max_steps=steps,
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=devices,
+        num_nodes=run.num_nodes,
+        precision=run.precision,
+        log_every_n_steps=run.log_every,
+        callbacks=list(callbacks),
+        logger=list(loggers) or False,
+        plugins=[AtomicCheckpoints()],
+        enable_checkpointing=True,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        use_distributed_sampler=False,
+        **more,
+    )
+
+
+def loggers_of(folder: Path | None, metrics: MetricsFile | None, run: RunConfig, given: Sequence[Logger]) -> list[Logger]:
+    """metrics.csv, TensorBoard, Weights & Biases where it is asked for, and those given besides.
+
+    Args:
+        folder: Of the run; None keeps no files.
+        metrics: The file of metrics.
+        run: Says whether to log to Weights & Biases.
+        given: The caller's own.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
+    loggers: list[Logger] = []
+    if folder is not None and metrics is not None:
+        from lightning.pytorch.loggers import TensorBoardLogger
+
+        loggers = [metrics, TensorBoardLogger(folder, name="", version="tensorboard")]
+    if run.wandb is not None:
+        from invariances.training.wandb_logger import wandb_logger
+
+        loggers.append(wandb_logger(run.wandb, folder))
+    return [*loggers, *given]

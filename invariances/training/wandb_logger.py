@@ -1,0 +1,27 @@
+"""Weights & Biases, with a run id that survives a resume."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger
+
+from invariances.system.errors import UserError
+
+
+def wandb_logger(project: str, folder: Path | None) -> Logger:
+    """Logs to `project`; the run's id is a function of its folder, so that a resumed run goes on in the same charts.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
+    if find_spec("wandb") is None:
+        raise UserError("run.wandb needs the package wandb; pip install 'invariances[wandb]', or leave it out")
+    from lightning.pytorch.loggers import WandbLogger
+
+    place = None if folder is None else str(folder.resolve())
+    name = None if folder is None else folder.name
+    identity = None if place is None else hashlib.sha256(place.encode()).hexdigest()[:16]
+    return WandbLogger(name=name, id=identity, project=project, save_dir=str(folder or "."), resume="allow")
