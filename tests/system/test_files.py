@@ -24,5 +24,7 @@ def test_words_that_forbid_the_network(monkeypatch, word):
 def test_nothing_else_reads_the_variable():
     package = Path(invariances.__file__).parent
     reading = re.compile(r"(environ|getenv)[^\n]*INVARIANCES_OFFLINE")
-    readers = [path.name for path in package.rglob("*.py") if reading.search(path.read_text(encoding="utf-8"))]
+    readers = [
+        path.name for path in package.rglob("*.py") if reading.search(path.read_text(encoding="utf-8"))
+    ]
     assert readers == ["files.py"]
