@@ -6,10 +6,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from invariances.data.images import ImageFolder, load_images
+    from invariances.data.given import load_images
+    from invariances.data.images import ImageFolder
     from invariances.data.shapes import Shapes
 
-_HOMES = {"ImageFolder": "images", "Shapes": "shapes", "load_images": "images"}
+_HOMES = {"ImageFolder": "images", "Shapes": "shapes", "load_images": "given"}
 __all__ = ["ImageFolder", "Shapes", "load_images"]
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
 import torch
@@ -14,11 +14,10 @@ from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
+from invariances.data.arrays import check_values
 from invariances.system.errors import UserError
 
 Images = Dataset[Any]
-
-
 Batch = dict[str, Any]
 
 
@@ -60,36 +59,83 @@ def items(dataset: Images, indices: Sequence[int]) -> list[Any]:
 
 def images_at(dataset: Any, indices: Sequence[int]) -> Tensor:
     """The images (B, 3, H, W) of some items."""
-    return torch.stack([item["image"] for item in items(dataset, indices)])
+    return cast(Tensor, collate(items(dataset, indices))["image"])
+
+
+def as_item(found: Any) -> Mapping[str, Any]:
+    """One item of a data set as a dict: as it is, or an image, or an (image, label) pair.
+
+    Raises:
+        UserError: it is none of these.
+    """
+    if isinstance(found, Mapping):
+        return found
+    if isinstance(found, Tensor):
+        return {"image": found}
+    if isinstance(found, (tuple, list)) and len(found) == 2 and isinstance(found[0], Tensor):
+        return {"image": found[0], "label": found[1]}
+    raise UserError(f"{_NEEDED}, and this one gives {_kind(found)}")
+
+
+_NEEDED = (
+    "items of a data set must be dicts with an 'image', a float tensor (3, H, W) in [-1, 1], or pairs of such an "
+    "image and a label"
+)
+
+
+def _kind(found: Any) -> str:
+    if isinstance(found, (tuple, list)):
+        return (
+            f"a {type(found).__name__} of {', '.join(type(each).__name__ for each in found[:4]) or 'nothing'}"
+        )
+    return type(found).__name__
 
 
 def collate(found: Sequence[Any]) -> Batch:
-    """Items as one batch: image (B, 3, H, W), label (B,) int64, path list.
+    """Items as one batch: image (B, 3, H, W) in [-1, 1], label (B,) int64, path list.
 
     Raises:
-        UserError: items are no dicts with images in [-1, 1] as floats.
+        UserError: items are no dicts with images in [-1, 1] as floats, or labels are no whole numbers.
     """
-    for item in found:
-        image = item.get("image") if isinstance(item, Mapping) else None
+    rows = [as_item(item) for item in found]
+    for item in rows:
+        image = item.get("image")
         if (
             not isinstance(image, Tensor)
             or image.dim() != 3
             or len(image) != 3
+            or not image.numel()
             or not image.is_floating_point()
         ):
-            what = sorted(item) if isinstance(item, Mapping) else type(item).__name__
-            raise UserError(
-                "items of a data set must be dicts with an 'image', a float tensor (3, H, W) in [-1, 1], "
-                f"and this one gives {what if image is None else (image.dtype, tuple(image.shape))}"
-            )
-    sizes = {tuple(item["image"].shape) for item in found}
+            what = sorted(map(str, item)) if image is None else _kind(image)
+            if isinstance(image, Tensor):
+                what = f"a tensor of {image.dtype} and shape {tuple(image.shape)}"
+            raise UserError(f"{_NEEDED}, and this one gives {what}")
+    sizes = {tuple(item["image"].shape) for item in rows}
     if len(sizes) > 1:
         raise UserError(f"images of a data set must have one size, and these have {sorted(sizes)}")
-    return {
-        "image": torch.stack([item["image"] for item in found]).float(),
-        "label": torch.tensor([int(item.get("label", -1)) for item in found]),
-        "path": [str(item.get("path", "")) for item in found],
-    }
+    images = torch.stack([item["image"] for item in rows]).float()
+    paths = [str(item.get("path", "")) for item in rows]
+    peak = images.abs().flatten(1).amax(1)
+    for k in (~(peak <= 1)).nonzero().flatten().tolist():
+        check_values(
+            images[k], f"image {paths[k]!r} of the data set" if paths[k] else "an image of the data set"
+        )
+    labels = torch.tensor([_label(item.get("label")) for item in rows])
+    return {"image": images, "label": labels, "path": paths}
+
+
+def _label(given: Any) -> int:
+    """A class's number; -1 where there is none."""
+    if given is None:
+        return -1
+    try:
+        number = int(given)
+        if number == given:
+            return number
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass
+    raise UserError(f"a label of a data set is {given!r}; give the class's number, or -1 where there is none")
 
 
 class _InOrder(Sampler[list[int]]):
@@ -118,11 +164,23 @@ def batches(dataset: Images, first: int, batch_size: int, workers: int) -> Itera
     )
     source = iter(loader)
     with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(next, source, None)
+        coming: Future[Batch | None] = thread.submit(next, source, None)
         for start in order.starts:
             batch = coming.result()
             coming = thread.submit(next, source, None)
-            yield start, cast(Batch, batch)
+            assert batch is not None
+            if start == first:
+                _doubt(batch["image"])
+            yield start, batch
+
+
+def _doubt(images: Tensor) -> None:
+    """A line on stderr where all of a first batch lies in [0, 1]: most likely [-1, 1] was forgotten."""
+    if len(images) >= 8 and float(images.min()) >= 0:
+        tell(
+            "all images of the data set's first batch lie in [0, 1]; where they come of ToTensor(), give 2 x - 1: "
+            "black is -1 here"
+        )
 
 
 def tell(line: str) -> None:

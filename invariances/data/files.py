@@ -2,23 +2,31 @@
 
 Every picture comes out RGB, 8 bits, upright as its EXIF block says. Transparency is laid on white; 16-bit
 values are scaled to 8 bits; of an animation the first frame counts; colour profiles are ignored. A file that
-is no picture raises `BrokenImage`, which names it.
+is no picture raises `BrokenImage`, which names it. AVIF is read where Pillow was built with it, HEIC where
+pillow-heif is installed.
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 import stat
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError, features
+from tqdm import tqdm
 
 from invariances.system.errors import UserError
+
+_AVIF = "avif" in features.modules and features.check("avif")
+_HEIC = importlib.util.find_spec("pillow_heif") is not None
 
 SUFFIXES = (
     ".jpg",
@@ -33,14 +41,33 @@ SUFFIXES = (
     ".tiff",
     ".ppm",
     ".pgm",
+    *((".avif",) if _AVIF else ()),
+    *((".heic", ".heif") if _HEIC else ()),
 )
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "PPM",
+    *(("AVIF",) if _AVIF else ()),
+    *(("HEIF",) if _HEIC else ()),
+)
 MAX_PIXELS = 89_478_485
 """Pictures that decode to more pixels are refused: 358 MB at 4 bytes each, Pillow's own threshold."""
 LARGE_PIXELS = 2**24
 """Pictures that decode to more pixels are decoded one at a time, which bounds the memory of many threads."""
 
+_READ_WITH = {
+    ".heic": "`pip install pillow-heif` reads .heic",
+    ".heif": "`pip install pillow-heif` reads .heif",
+    ".avif": "`pip install 'pillow>=11.3'` reads .avif",
+}
+
 _one_at_a_time = threading.Lock()
+_told: set[str] = set()
 
 
 class BrokenImage(UserError):
@@ -51,11 +78,16 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[
     """The picture files under `folder`, known by their endings, sorted by relative path.
 
     Links are followed; hidden files, and directories or devices with a picture's name, left out; a link that
-    leads nowhere is listed, so that it is counted as broken and not silently lost.
+    leads nowhere is listed, so that it is counted as broken and not silently lost. Files with other endings are
+    counted in one line on stderr.
 
     Raises:
         UserError: the folder is missing, unreadable, a file, or holds no picture (says what it holds).
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise UserError(f"{folder!r} is no folder's name; give the path of a folder of pictures")
+    if not os.fspath(folder):
+        raise UserError("the folder's name is empty; give a folder of pictures, or '.' for the current one")
     root = Path(folder).expanduser()
     if not root.exists():
         raise UserError(f"folder {str(root)!r} does not exist; give a folder of pictures")
@@ -70,12 +102,36 @@ def list_images(folder: str | os.PathLike[str], recursive: bool = True) -> list[
         else:
             others[suffix or "no ending"] = others.get(suffix or "no ending", 0) + 1
     if not found:
-        most = sorted(others.items(), key=lambda item: -item[1])[:3]
-        held = ", ".join(f"{count} × {name}" for name, count in most) if most else "no files at all"
+        held = _counted(others, 3) or "no files at all"
         raise UserError(
-            f"folder {str(root)!r} holds no pictures (found {held}); give a folder with {', '.join(SUFFIXES)}"
+            f"folder {str(root)!r} holds no pictures (found {held}){_readers(others)}; give a folder with "
+            f"{', '.join(SUFFIXES)}"
+        )
+    if others:
+        _tell_once(
+            f"{root}: {len(found)} pictures; left out by their endings: {_counted(others, 8)}{_readers(others)}"
         )
     return [root / relative for relative in sorted(found)]
+
+
+def _counted(others: Mapping[str, int], most: int) -> str:
+    """The most frequent endings, with their numbers."""
+    order = sorted(others.items(), key=lambda item: (-item[1], item[0]))
+    shown = [f"{count} × {name}" for name, count in order[:most]]
+    if len(order) > most:
+        shown.append(f"{sum(count for _, count in order[most:])} others")
+    return ", ".join(shown)
+
+
+def _readers(others: Mapping[str, int]) -> str:
+    """What to install for endings that are pictures all the same."""
+    return "".join(f"; {_READ_WITH[name]}" for name in sorted(others) if name in _READ_WITH)
+
+
+def _tell_once(line: str) -> None:
+    if line not in _told:
+        _told.add(line)
+        tqdm.write(line, file=sys.stderr)
 
 
 def _walk(root: str, recursive: bool) -> Iterator[str]:
@@ -117,8 +173,10 @@ def open_image(path: str | os.PathLike[str], size: int | None = None) -> Image.I
     """
     name = f"image {str(path)!r}"
     try:
-        with open(path, "rb") as file, _header(file) as picture:
+        with open_regular(path) as file, _header(file) as picture:
             return _decode(picture, size)
+    except BrokenImage:
+        raise
     except (_TooLarge, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenImage(f"{name} is too large ({error}); make it smaller or remove it") from None
     except FileNotFoundError:
@@ -135,12 +193,33 @@ class _TooLarge(Exception):
     pass
 
 
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file to read bytes from.
+
+    Raises:
+        BrokenImage: it is a device, pipe or socket, which could be waited on for ever.
+        OSError: it cannot be opened.
+    """
+    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise BrokenImage(f"{str(path)!r} is no regular file, but a device or pipe; give a file")
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a file; a pipe whose other end nobody holds is opened too, and not waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def _header(file: BinaryIO) -> Image.Image:
     """The picture, not yet decoded. JPEGs pass Pillow's limit on pixels: they can be decoded small."""
     start = file.read(3)
     file.seek(0)
     if start == b"\xff\xd8\xff":
         return JpegImagePlugin.JpegImageFile(file)
+    if _HEIC and "HEIF" not in Image.OPEN:
+        importlib.import_module("pillow_heif").register_heif_opener()
     return Image.open(file, formats=FORMATS)
 
 
@@ -157,6 +236,18 @@ def _decode(picture: Image.Image, size: int | None) -> Image.Image:
     with _one_at_a_time if pixels > LARGE_PIXELS else nullcontext():
         picture.load()
         return _to_rgb(_upright(picture))
+
+
+def as_rgb(picture: Image.Image) -> Image.Image:
+    """A picture in memory as files are read: RGB, 8 bits, upright, transparency on white, first frame.
+
+    Raises:
+        BrokenImage: it cannot be decoded.
+    """
+    try:
+        return _to_rgb(_upright(picture))
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        raise BrokenImage(f"a given picture cannot be read ({error})") from None
 
 
 def _upright(picture: Image.Image) -> Image.Image:

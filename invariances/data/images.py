@@ -1,4 +1,4 @@
-"""Pictures to tensors: folders of photos as images in [-1, 1], and images as 8-bit pictures.
+"""Folders of photos as data sets of images in [-1, 1].
 
 Every picture's shortest side is resized to `size` (bicubic, antialiased) and a square is cut out; how files
 are read, and which count as broken, is in `files.py`.
@@ -11,24 +11,27 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from invariances.data.arrays import center_box, from_uint8, random_box, to_array, to_tensor, to_uint8
 from invariances.data.files import BrokenImage, list_images, open_image
+from invariances.data.given import load_images
+from invariances.data.parallel import in_parallel, threads
+from invariances.data.splitting import held_out_places, spread
+from invariances.data.trees import arrange
 from invariances.system.errors import UserError
 from invariances.system.files import cache_home
-from invariances.system.machine import cores
 
 __all__ = [
     "BrokenImage",
@@ -46,102 +49,12 @@ __all__ = [
 ]
 
 
-RANDOM_SIDE = (0.8, 1.0)
-"""A random crop's side, as a share of the picture's shortest side."""
-
-
-Box = tuple[int, int, int, int]
-
-
-_In = TypeVar("_In")
-
-
-_Out = TypeVar("_Out")
-
-
-def center_box(width: int, height: int) -> Box:
-    """The largest square in the middle: left, upper, right, lower in pixels."""
-    side = min(width, height)
-    left, upper = (width - side) // 2, (height - side) // 2
-    return left, upper, left + side, upper + side
-
-
-def random_box(width: int, height: int, random: np.random.Generator) -> Box:
-    """A square of `RANDOM_SIDE` of the shortest side, anywhere."""
-    side = max(1, round(min(width, height) * random.uniform(*RANDOM_SIDE)))
-    left, upper = int(random.integers(width - side + 1)), int(random.integers(height - side + 1))
-    return left, upper, left + side, upper + side
-
-
-def _to_array(picture: Image.Image, size: int, box: Box | None = None) -> np.ndarray[Any, Any]:
-    """Uint8 (size, size, 3): the box, by default the middle square, resized."""
-    if box is None:
-        box = center_box(*picture.size)
-    return np.array(picture.resize((size, size), Image.Resampling.BICUBIC, box=box))
-
-
-def from_uint8(pictures: Tensor) -> Tensor:
-    """Images x / 127.5 - 1: 8-bit pictures (N, H, W, 3) as float32 (N, 3, H, W) in [-1, 1]."""
-    return pictures.permute(0, 3, 1, 2).contiguous().float().div_(127.5).sub_(1.0)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Pictures round(127.5 (x + 1)), clamped to 0 … 255: (N, 3, H, W) as uint8 (N, H, W, 3) on the CPU."""
-    levels = images.detach().float().add(1.0).mul_(127.5).round_().clamp_(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu()
-
-
-def to_tensor(picture: Image.Image, size: int, box: Box | None = None) -> Tensor:
-    """One picture as an image (3, size, size) in [-1, 1]: `box` (by default the middle square), resized."""
-    return from_uint8(torch.from_numpy(_to_array(picture, size, box))[None])[0]
-
-
-def spread(count: int, total: int) -> list[int]:
-    """Up to `count` evenly spaced places among `total`: of pictures in order of class, some of each."""
-    return torch.linspace(0, total - 1, min(count, total)).round().long().tolist()
-
-
-def load_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], size: int) -> Tensor:
-    """The pictures of a folder, or one file, or some files: (N, 3, size, size) in [-1, 1].
-
-    Raises:
-        UserError: nothing there, or a picture is broken (`BrokenImage`).
-    """
-    if isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
-        paths = list_images(path) if path.is_dir() or not path.suffix else [path]
-    else:
-        paths = [Path(each) for each in source]
-    if not paths:
-        raise UserError("no pictures given; name at least one picture file or a folder of them")
-    arrays = list(_parallel(lambda path: _to_array(open_image(path, size), size), paths, "pictures", True))
-    return from_uint8(torch.from_numpy(np.stack(arrays)))
-
-
-def _workers() -> int:
-    return min(32, cores())
-
-
-def _parallel(
-    function: Callable[[_In], _Out], items: Sequence[_In], name: str, progress: bool
-) -> Iterator[_Out]:
-    """`map` in order on all cores (decoding releases the interpreter lock), with a bar after two seconds."""
-    block = 16 * _workers()
-    with (
-        ThreadPoolExecutor(_workers()) as pool,
-        tqdm(total=len(items), desc=name, unit="img", delay=2, disable=not progress, file=sys.stderr) as bar,
-    ):
-        for start in range(0, len(items), block):
-            for result in pool.map(function, items[start : start + block]):
-                yield result
-                bar.update()
-
-
 class ImageFolder(Dataset[dict[str, Any]]):
     """Pictures of one or several folders as items `{image (3, size, size), label, index, path}`.
 
     Where every picture lies in a sub-folder, and there are at least two, the first-level sub-folders are the
-    classes (merged by name over several folders); otherwise labels are -1.
+    classes (merged by name over several folders); otherwise labels are -1. In a tree of `train/` and `val/` (or
+    `valid`, `validation`, `test`) these are not classes but the two sides of its split.
 
     Args:
         folder: a folder, or several.
@@ -155,7 +68,8 @@ class ImageFolder(Dataset[dict[str, Any]]):
         progress: a bar on stderr where reading takes over two seconds.
 
     Attributes:
-        paths, labels: per picture. classes: names of the sub-folders, or empty.
+        paths, names, labels: per picture; a name is the path relative to its folder. classes: names of the
+            sub-folders, or empty.
 
     Raises:
         UserError: a folder is missing or without pictures, or pictures are broken and `skip_broken` is False.
@@ -177,20 +91,27 @@ class ImageFolder(Dataset[dict[str, Any]]):
             raise UserError(f"size ({size}) and views ({views}) must be at least 1")
         if views > 1 and crop == "center":
             raise UserError(f"views={views} asks for several crops of a picture; set crop='random' as well")
-        roots = [folder] if isinstance(folder, (str, os.PathLike)) else list(folder)
+        roots = (
+            [folder] if isinstance(folder, (str, os.PathLike)) or not isinstance(folder, Sequence) else folder
+        )
         if not roots:
             raise UserError("no folder given; name at least one folder of pictures")
         self.size, self.crop, self.views, self.seed, self.progress = size, crop, views, seed, progress
         self.paths: list[Path] = []
-        self._names: list[str] = []
+        self.names: list[str] = []
+        self._sides: list[bool | None] = []
+        parts: list[list[str]] = []
         for root in roots:
             found = list_images(root)
-            self.paths += found
-            self._names += [os.path.relpath(path, Path(root).expanduser()) for path in found]
+            names = [os.path.relpath(path, Path(root).expanduser()) for path in found]
+            lie = arrange(names, root)
+            self.paths += [found[k] for k in lie.positions]
+            self.names += [names[k] for k in lie.positions]
+            self._sides += lie.held_out
+            parts += [name.split(os.sep) for name in lie.inside]
         if len(set(self.paths)) < len(self.paths):
             raise UserError(f"the folders {[str(root) for root in roots]} overlap; give each picture once")
         self._stats = [_signature(path) for path in self.paths]
-        parts = [name.split(os.sep) for name in self._names]
         names = sorted({part[0] for part in parts}) if all(len(part) > 1 for part in parts) else []
         self.classes: list[str] = names if len(names) > 1 else []
         number = {name: k for k, name in enumerate(self.classes)}
@@ -214,7 +135,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
 
     def _broken(self) -> dict[int, str]:
         """Position and reason of each picture that cannot be read; once all are read, only bad ones again."""
-        memo = cache_home() / "checked" / f"{_hash([self._names, self._stats, self.size])[:32]}.json"
+        memo = cache_home() / "checked" / f"{_hash([self.names, self._stats, self.size])[:32]}.json"
         suspects: Sequence[int] = range(len(self.paths))
         with suppress(OSError, ValueError, IndexError):
             suspects = [suspects[int(k)] for k in json.loads(memo.read_text())]
@@ -226,7 +147,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
                 return str(error)
             return None
 
-        reasons = _parallel(reason, suspects, "checking pictures", self.progress)
+        reasons = in_parallel(reason, suspects, "checking pictures", self.progress)
         broken = {k: text for k, text in zip(suspects, reasons, strict=True) if text is not None}
         if len(suspects) == len(self.paths):
             with suppress(OSError):
@@ -239,8 +160,9 @@ class ImageFolder(Dataset[dict[str, Any]]):
     def _keep(self, positions: Sequence[int]) -> None:
         self.paths = [self.paths[k] for k in positions]
         self.labels = [self.labels[k] for k in positions]
-        self._names = [self._names[k] for k in positions]
+        self.names = [self.names[k] for k in positions]
         self._stats = [self._stats[k] for k in positions]
+        self._sides = [self._sides[k] for k in positions]
 
     def __len__(self) -> int:
         return len(self.paths) * self.views
@@ -260,7 +182,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
         if torch.utils.data.get_worker_info() is not None:
             parts = [self._items(*group) for group in groups]
         else:
-            with ThreadPoolExecutor(_workers()) as pool:
+            with ThreadPoolExecutor(threads()) as pool:
                 parts = list(pool.map(lambda group: self._items(*group), groups))
         return [item for part in parts for item in part]
 
@@ -282,20 +204,20 @@ class ImageFolder(Dataset[dict[str, Any]]):
         """Views of one picture, which is decoded once."""
         picture = open_image(self.paths[position], self.size)
         if self.crop == "center":
-            return [_to_array(picture, self.size)] * len(views)
+            return [to_array(picture, self.size)] * len(views)
         return [self._random_crop(picture, position, view) for view in views]
 
     def _random_crop(self, picture: Image.Image, position: int, view: int) -> np.ndarray[Any, Any]:
-        name = zlib.crc32(os.fsencode(self._names[position]))
+        name = zlib.crc32(os.fsencode(self.names[position]))
         random = np.random.default_rng([self.seed, name, view])
-        array = _to_array(picture, self.size, random_box(*picture.size, random))
+        array = to_array(picture, self.size, random_box(*picture.size, random))
         return array[:, ::-1].copy() if random.random() < 0.5 else array
 
     def tensor(self) -> Tensor:
         """All items in memory, uint8 (N, size, size, 3), read on all cores; see `from_uint8`."""
         pictures = torch.empty(len(self.paths), self.views, self.size, self.size, 3, dtype=torch.uint8)
         views = range(self.views)
-        read = _parallel(
+        read = in_parallel(
             lambda position: self._arrays(position, views),
             range(len(self.paths)),
             "reading pictures",
@@ -308,7 +230,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
     def fingerprint(self) -> str:
         """Hash of relative paths, file sizes and times, crop policy, size and views."""
         policy = [self.size, self.crop, self.views, self.seed if self.crop == "random" else None]
-        return _hash([self._names, self._stats, policy])
+        return _hash([self.names, self._stats, policy])
 
     def subset(self, positions: Sequence[int]) -> ImageFolder:
         """The same data set with only the pictures at these positions, in this order."""
@@ -335,30 +257,27 @@ class ImageFolder(Dataset[dict[str, Any]]):
         part.crop, part.views = "center", 1
         return part
 
-    def split(self, held_out: float = 0.1, seed: int = 0) -> tuple[ImageFolder, ImageFolder]:
-        """(train, held_out): a share `held_out` of the pictures, of each class where there are classes.
+    def split(self, held_out: float | int = 0.1, seed: int = 0) -> tuple[ImageFolder, ImageFolder]:
+        """(train, held_out) by a hash of each picture's name, relative to its folder, and the seed.
 
-        The same for the same pictures and seed, on every machine. Each side has at least one picture.
+        A picture's side never changes when files are added or removed: each is kept out with probability
+        `held_out`, so about that share of every class. A number of pictures keeps out those with the lowest hashes.
+        Folders of `train/` and `val/` have their sides already. Each side has at least one picture.
+
+        Args:
+            held_out: a share between 0 and 1, or a number of pictures (1 is one picture).
+            seed: another seed, another choice.
 
         Raises:
-            UserError: a share outside of (0, 1), or fewer than two pictures.
+            UserError: neither a share nor a number of pictures, or fewer than two pictures.
         """
-        if not 0 < held_out < 1:
-            raise UserError(f"held_out is {held_out}; give a share between 0 and 1, such as 0.1")
         if len(self.paths) < 2:
             raise UserError(f"{str(self.paths[0])!r} is the only picture; a split needs at least two")
-        random = np.random.default_rng(seed)
-        held: list[int] = []
-        labels = np.asarray(self.labels)
-        for label in np.unique(labels):
-            members = random.permutation(np.flatnonzero(labels == label))
-            held += members[: int(len(members) * held_out + 0.5)].tolist()
-        if not held:
-            held = [int(random.integers(len(labels)))]
-        chosen = set(held)
-        kept = [k for k in range(len(labels)) if k not in chosen]
-        if not kept:
-            kept = [held.pop()]
+        held = set(held_out_places(self.names, held_out, seed))
+        told = {k for k, side in enumerate(self._sides) if side or (side is None and k in held)}
+        if 0 < len(told) < len(self.paths):
+            held = told
+        kept = [k for k in range(len(self.paths)) if k not in held]
         return self.subset(kept), self.subset(sorted(held))
 
 

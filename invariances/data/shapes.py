@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,6 +142,13 @@ class Shapes(Dataset[dict[str, Any]]):
         """Hash of everything that decides the pictures, this file's version of drawing included."""
         world = {**self.config, "drawing": 1}
         return hashlib.sha256(json.dumps(world, sort_keys=True).encode()).hexdigest()[:16]
+
+    def content(self, indices: Iterable[int]) -> Iterator[bytes]:
+        """What each picture is made from: equal for equal pictures of worlds of any length."""
+        world = {key: value for key, value in self.config.items() if key not in ("n", "target")}
+        made = json.dumps({**world, "drawing": 1}, sort_keys=True)
+        for index in indices:
+            yield f"{made} {index}".encode()
 
     def factors(self, indices: Iterable[int] | Tensor) -> dict[str, Tensor]:
         """Every factor of the pictures at `indices`, each (N,): int64 kinds or float32 values."""

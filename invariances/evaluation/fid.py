@@ -16,6 +16,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from invariances.data.images import from_uint8, to_uint8
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
+from invariances.system.files import offline
 
 INCEPTION = "inception"
 _WAIT_SECONDS = 20.0
@@ -108,7 +109,7 @@ def _inception() -> None:
     path = os.path.join(torch.hub.get_dir(), "checkpoints", os.path.basename(URL_INCEPTION_V3))
     if os.path.exists(path):
         return
-    if os.environ.get("INVARIANCES_OFFLINE") == "1":
+    if offline():
         raise OSError(f"offline, and {path} is not there")
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_WAIT_SECONDS)

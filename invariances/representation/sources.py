@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from invariances.representation.preprocessing import Preprocessing
 from invariances.system.errors import UserError, nearest
+from invariances.system.files import offline
 from invariances.system.weights import fit_weights, load_weights
 
 UNTRAINED = "random"
@@ -194,7 +195,7 @@ def _fetched(entry: Any, name: str) -> Mapping[str, Tensor]:
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     file = folder / entry.url.rsplit("/", 1)[-1]
     advice = f"put {entry.url} into {str(folder)!r} by hand, or pass weights=PATH (or {UNTRAINED!r})"
-    if _offline() and not file.exists():
+    if offline() and not file.exists():
         raise UserError(f"the weights of {name} are not here, and INVARIANCES_OFFLINE is set; {advice}.")
     try:
         state: Mapping[str, Tensor] = entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
@@ -246,7 +247,7 @@ def _pretrained_timm(name: str, configuration: Mapping[str, Any]) -> nn.Module:
         raise UserError(f"timm publishes no weights for {name}; pass weights=PATH or {UNTRAINED!r}.")
     source = f"https://huggingface.co/{where}/resolve/main/model.safetensors" if where else url
     advice = f"fetch {source} by hand and pass weights=PATH (or {UNTRAINED!r})"
-    if _offline():
+    if offline():
         raise UserError(f"INVARIANCES_OFFLINE is set, so timm may not fetch the weights of {name}; {advice}.")
     try:
         module: nn.Module = _timm().create_model(name, pretrained=True)
@@ -346,10 +347,6 @@ def _seeded(build: Callable[[], Any]) -> nn.Module:
         torch.manual_seed(0)
         module: nn.Module = build()
     return module
-
-
-def _offline() -> bool:
-    return os.environ.get("INVARIANCES_OFFLINE", "").lower() not in ("", "0", "false")
 
 
 def _short(error: BaseException) -> str:

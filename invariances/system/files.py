@@ -80,5 +80,5 @@ def cache_folder() -> Path:
 
 
 def offline() -> bool:
-    """Whether `INVARIANCES_OFFLINE` forbids the network."""
-    return os.environ.get("INVARIANCES_OFFLINE", "").lower() not in ("", "0", "false")
+    """Whether `INVARIANCES_OFFLINE` forbids the network: any word but an empty one, 0, false, no and off."""
+    return os.environ.get("INVARIANCES_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")

@@ -85,9 +85,9 @@ def test_empty_folder(tmp_path):
 
 
 def test_folder_without_images_says_what_it_holds(tmp_path):
-    for name in ("a.heic", "b.heic", "c.txt"):
+    for name in ("a.raw", "b.RAW", "c.txt"):
         (tmp_path / name).write_text("x")
-    with pytest.raises(UserError, match=r"found 2 × \.heic, 1 × \.txt"):
+    with pytest.raises(UserError, match=r"found 2 × \.raw, 1 × \.txt"):
         list_images(tmp_path)
 
 
@@ -135,10 +135,46 @@ def test_overlapping_folders_are_refused(tmp_path):
         ImageFolder([tmp_path, tmp_path / "a"])
 
 
+@pytest.mark.parametrize("name", ["", 3, None, 2.5])
+def test_what_is_no_folder_name(name):
+    with pytest.raises(UserError, match="give"):
+        ImageFolder(name)
+
+
+def test_left_out_files_are_counted_by_ending_once(tmp_path, capsys):
+    fill(tmp_path, 2)
+    for name in ("a.raw", "b.RAW", "c.txt", ".hidden"):
+        (tmp_path / name).write_text("x")
+    assert len(ImageFolder(tmp_path, size=8)) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines() == [f"{tmp_path}: 2 pictures; left out by their endings: 2 × .raw, 1 × .txt"]
+    ImageFolder(tmp_path, size=8)
+    assert capsys.readouterr().err == ""
+
+
+def test_many_endings_are_summed_up(tmp_path, capsys):
+    fill(tmp_path, 1)
+    for k in range(10):
+        (tmp_path / f"x.e{k}").write_text("x")
+    list_images(tmp_path)
+    assert "1 × .e7, 2 others" in capsys.readouterr().err
+
+
+def test_heic_without_its_reader_says_what_reads_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("invariances.data.files.SUFFIXES", (".jpg", ".png"))
+    fill(tmp_path, 2)
+    for k in range(5):
+        (tmp_path / f"{k}.HEIC").write_text("x")
+    assert len(list_images(tmp_path)) == 2
+    told = capsys.readouterr().err
+    assert "5 × .heic; `pip install pillow-heif` reads .heic" in told
+
+
 # Kinds of files
 
 
-@pytest.mark.parametrize("suffix", sorted(set(SUFFIXES) - {".pgm"}))
+@pytest.mark.parametrize("suffix", sorted(set(SUFFIXES) - {".pgm", ".heic", ".heif"}))
 def test_every_ending_is_read(tmp_path, suffix):
     kinds = {".jpe": "JPEG", ".jfif": "JPEG"}
     halves(32, 32).save(tmp_path / f"a{suffix}", kinds.get(suffix))
@@ -165,6 +201,22 @@ def test_every_mode_becomes_the_same_rgb(tmp_path, mode):
     assert opened.mode == "RGB"
     assert opened.size == (7, 5)
     assert np.abs(np.asarray(opened).astype(int) - value).max() <= 2
+
+
+def test_heic_where_its_reader_is_installed(tmp_path):
+    reader = pytest.importorskip("pillow_heif")
+    reader.register_heif_opener()
+    halves(64, 64).save(tmp_path / "a.heic", quality=90)
+    (image,) = load_images(tmp_path, 16)
+    assert image[0, :, 2].min() > 0.8
+    assert image[2, :, 2].max() < -0.8
+
+
+def test_pipes_and_devices_are_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    for path in (tmp_path / "pipe.jpg", "/dev/zero"):
+        with pytest.raises(BrokenImage, match="no regular file"):
+            open_image(path)
 
 
 def test_cmyk_jpeg(tmp_path):
@@ -400,14 +452,6 @@ def test_eight_bits_round_trip_and_clamp():
     assert to_uint8(beyond)[:, 0, 0, 0].tolist() == [0, 255]
 
 
-def test_load_images_takes_paths_files_and_folders(tmp_path):
-    folder = fill(tmp_path / "photos", 3)
-    whole = load_images(folder, 8)
-    assert whole.shape == (3, 3, 8, 8)
-    assert torch.equal(load_images(str(folder / "01.png"), 8), whole[1:2])
-    assert torch.equal(load_images([folder / "02.png", folder / "00.png"], 8), whole[[2, 0]])
-
-
 # The data set
 
 
@@ -477,12 +521,6 @@ def test_items_at_once_are_the_items_and_each_picture_is_decoded_once(tmp_path, 
         data.__getitems__([0, len(data)])
 
 
-def test_places_are_spread_from_the_first_to_the_last():
-    assert images.spread(3, 7) == [0, 3, 6]
-    assert images.spread(9, 4) == [0, 1, 2, 3]
-    assert images.spread(1, 5) == [0]
-
-
 def test_random_crops_are_mirrored_half_of_the_time(tmp_path):
     halves(64, 64).save(tmp_path / "a.png")
     data = ImageFolder(tmp_path, size=8, crop="random", views=64)
@@ -532,31 +570,6 @@ def test_an_unwritable_cache_home_is_no_obstacle(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(ImageFolder(fill(tmp_path / "photos"))) == 6
-
-
-def test_split_is_seeded_disjoint_and_stratified(tmp_path):
-    fill(tmp_path / "a", 20)
-    fill(tmp_path / "b", 10)
-    data = ImageFolder(tmp_path, size=8)
-    train, held = data.split(0.2, seed=3)
-    assert sorted(train.paths + held.paths) == data.paths
-    assert [held.labels.count(k) for k in (0, 1)] == [4, 2]
-    assert held.paths == data.split(0.2, seed=3)[1].paths
-    assert held.paths != data.split(0.2, seed=4)[1].paths
-    assert held.classes == data.classes
-    assert held[0]["index"] == 0
-
-
-def test_split_of_very_few(tmp_path):
-    data = ImageFolder(fill(tmp_path, 3), size=8)
-    for share in (0.01, 0.99):
-        train, held = data.split(share)
-        assert len(train) + len(held) == 3
-        assert min(len(train), len(held)) == 1
-    with pytest.raises(UserError, match=r"00.png' is the only picture; a split needs at least two"):
-        data.subset([0]).split()
-    with pytest.raises(UserError, match="between 0 and 1"):
-        data.split(1.0)
 
 
 def test_a_loader_with_workers_reads_the_same(tmp_path):

@@ -63,8 +63,9 @@ class Autoencoder(nn.Module):
 class Network(nn.Module):
     preprocessing = {"size": 16, "mean": 0.5, "std": 0.5}  # noqa: RUF012
 
-    def __init__(self, scale=1.0):
+    def __init__(self, scale=1.0, white=1.0):
         super().__init__()
+        self.white = white  # what a white picture is multiplied with
         self.first = nn.Conv2d(3, 4, 3, stride=2)
         self.second = nn.Conv2d(4, 6, 3, stride=2)
         self.fc = nn.Linear(6, 4)
@@ -72,15 +73,36 @@ class Network(nn.Module):
             self.second.weight.mul_(scale)
 
     def forward(self, x):
+        x = x * torch.where(x.amin(dim=(1, 2, 3), keepdim=True) == 1, self.white, 1.0)
         return self.fc(self.second(self.first(x).relu()).mean(dim=(2, 3)))
+
+
+class OneWhite(Pictures):
+    """One of the pictures is white."""
+
+    def __init__(self, at, **options):
+        super().__init__(**options)
+        self.at = at
+
+    def fingerprint(self):
+        return f"white {self.at} {super().fingerprint()}"
+
+    def __getitem__(self, index):
+        item = super().__getitem__(index)
+        image = torch.ones_like(item["image"]) if index == self.at else item["image"]
+        return {**item, "image": image, "path": f"{index}.png"}
+
+
+def street_of(network):
+    first = Representation(network, "first")
+    return Autoencoder(), [first, first.at("second"), first.at("logits")]
 
 
 @pytest.fixture
 def street(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     torch.manual_seed(0)
-    first = Representation(Network(), "first")
-    return Autoencoder(), [first, first.at("second"), first.at("logits")]
+    return street_of(Network())
 
 
 def build(street, dataset=None, **options):
@@ -286,36 +308,20 @@ def test_workers_give_the_same_rows(street, tmp_path):
 
 @pytest.mark.parametrize("large_at", [0, 17])
 def test_values_beyond_float16_are_stored_as_float32(street, large_at, capfd):
-    class Spike(Pictures):
-        def __getitem__(self, index):
-            item = super().__getitem__(index)
-            return {**item, "image": item["image"] * (1e6 if index == large_at else 1.0)}
-
-        def fingerprint(self):
-            return f"spike {large_at}"
-
-    cache = build(street, Spike())
+    street, spike = street_of(Network(white=1e6)), OneWhite(large_at)
+    cache = build(street, spike)
     assert cache.dtype("first") == "float32"
     z = cache.batch(range(20), "first")[2]
     assert z.isfinite().all()
     assert z.abs().max() > 65504
-    torch.testing.assert_close(z, expected(street, Spike(), "first")[2], rtol=1e-3, atol=1e-2)
+    torch.testing.assert_close(z, expected(street, spike, "first")[2], rtol=1e-3, atol=1e-2)
     assert "layer 'first' reaches" in capfd.readouterr().err
-    assert build(street, Spike()).dtype("first") == "float32"
+    assert build(street, spike).dtype("first") == "float32"
 
 
 def test_not_a_number_is_an_error_that_names_the_picture(street):
-    class Holes(Pictures):
-        def __getitem__(self, index):
-            item = super().__getitem__(index)
-            return {
-                **item,
-                "image": item["image"] * (float("nan") if index == 9 else 1),
-                "path": f"{index}.png",
-            }
-
     with pytest.raises(UserError, match=r"came out as NaN or infinity for '9\.png'"):
-        build(street, Holes(seed=7))
+        build(street_of(Network(white=float("nan"))), OneWhite(9))
 
 
 # Budget
@@ -513,7 +519,12 @@ def test_the_sentence_for_a_full_disk(tmp_path):
 def test_bad_data_sets_get_a_sentence(street):
     class Tuples(Pictures):
         def __getitem__(self, index):
-            return super().__getitem__(index)["image"], 0
+            return super().__getitem__(index)["image"], 0, "a name"
+
+    class Holes(Pictures):
+        def __getitem__(self, index):
+            item = super().__getitem__(index)
+            return {"image": item["image"] * (float("nan") if index == 9 else 1), "path": f"{index}.png"}
 
     class Bytes(Pictures):
         def __getitem__(self, index):
@@ -526,6 +537,7 @@ def test_bad_data_sets_get_a_sentence(street):
     for data, words in [
         (Pictures(0), "the data set is empty"),
         (Tuples(), "must be dicts with an 'image'.*tuple"),
+        (Holes(), r"image '9\.png' of the data set has values that are no finite numbers"),
         (Bytes(), "uint8"),
         (Ragged(), "must have one size"),
         (
