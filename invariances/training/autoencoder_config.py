@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from invariances.system.checks import number, text
 from invariances.system.errors import UserError
-from invariances.training.config import DataConfig, RunConfig, number, text
+from invariances.training.config import DataConfig, RunConfig
 
 
 @dataclass(frozen=True)

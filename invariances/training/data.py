@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset, random_split
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from invariances.data.datasets import images_at
-from invariances.data.images import ImageFolder, spread
+from invariances.data.given import as_dataset
+from invariances.data.images import ImageFolder
+from invariances.data.splitting import split, spread
 from invariances.features.cache import build_cache
 from invariances.features.stream import Features
 from invariances.flow.flow import ConditionalFlow
@@ -77,9 +79,9 @@ class FeatureData:
         self.held_out_set = _centred(held_out)
 
     def _pictures(self, images: Images, size: int) -> Dataset[dict[str, Any]]:
-        if isinstance(images, Dataset):
-            return images
         config = self.config
+        if not _named(images):
+            return as_dataset(images, size)
         return ImageFolder(
             images, size, config.crop, config.views, config.skip_broken, progress=self.progress
         )
@@ -177,28 +179,22 @@ def worth_remembering(features: Features, flow: ConditionalFlow, seen: int) -> b
     return flow.embedder.taught_first and features.n <= seen and size <= MOST_REMEMBERED
 
 
-def split(
-    pictures: Dataset[dict[str, Any]], held_out: float | int, seed: int
-) -> tuple[Dataset[dict[str, Any]], Dataset[dict[str, Any]]]:
-    """(training, held out): a folder's by its files' names, any other data set's by a seeded choice of places.
-
-    Raises:
-        UserError: Fewer than two pictures, or an impossible share.
-    """
-    if isinstance(pictures, ImageFolder):
-        return pictures.split(held_out, seed)
-    count = len(pictures)  # type: ignore[arg-type]
-    held = held_out if isinstance(held_out, int) else min(count - 1, max(1, round(count * held_out)))
-    if not 0 < held < count:
-        raise UserError(f"{count} pictures cannot be split with held_out = {held_out}; leave one on each side")
-    generator = torch.Generator().manual_seed(seed)
-    training, rest = random_split(pictures, [count - held, held], generator)
-    return training, rest
-
-
 def _centred(pictures: Dataset[dict[str, Any]]) -> Dataset[dict[str, Any]]:
     """Held-out pictures are looked at once, in the middle, whatever crops training sees."""
     if not isinstance(pictures, ImageFolder) or pictures.crop == "center":
         return pictures
     return pictures.centred()
 
+
+def _named(images: Any) -> bool:
+    """Whether these are folders."""
+    if isinstance(images, (str, os.PathLike)):
+        return True
+    return isinstance(images, (list, tuple)) and all(isinstance(each, (str, os.PathLike)) for each in images)
+
+
+def paths_of(images: Any) -> str | list[str] | None:
+    """What a config can say of pictures; data sets of Python's have no name."""
+    if not _named(images):
+        return None
+    return os.fspath(images) if isinstance(images, (str, os.PathLike)) else [os.fspath(each) for each in images]

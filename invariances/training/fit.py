@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from lightning.pytorch.loggers import Logger
 from torch import nn
-from torch.utils.data import ConcatDataset, Dataset
+from torch.utils.data import ConcatDataset
 
 from invariances.data.identity import Identity, identify
 from invariances.features.stream import FeatureSource, Features
@@ -25,7 +25,7 @@ from invariances.system.machine import accelerator
 from invariances.training.averaging import Averaging, BestWeights
 from invariances.training.callbacks import COLUMNS, PICTURES, Measure, Progress, SampleGrids
 from invariances.training.config import CacheConfig, DataConfig, FitConfig, LearningConfig, RunConfig
-from invariances.training.data import Embedded, FeatureData, Images, worth_remembering
+from invariances.training.data import Embedded, FeatureData, Images, paths_of, worth_remembering
 from invariances.training.metrics_file import MetricsFile
 from invariances.training.run_folder import (
     KEPT_OUT,
@@ -303,9 +303,9 @@ def explained(
     spec = cut.spec()
     size: Any = spec["preprocessing"]["size"]
     named = getattr(autoencoder, "published_name", None)
-    pictures = replace(config.data, images=_paths(images))
+    pictures = replace(config.data, images=paths_of(images))
     if held_out is not None:
-        pictures = replace(pictures, held_out=_paths(held_out))
+        pictures = replace(pictures, held_out=paths_of(held_out))
     return replace(
         config,
         network=spec["network"],
@@ -315,13 +315,6 @@ def explained(
         autoencoder=os.fspath(autoencoder) if isinstance(autoencoder, (str, os.PathLike)) else named,
         data=pictures,
     )
-
-
-def _paths(images: Any) -> Any:
-    """What a config can say of pictures; data sets of Python's have no name."""
-    if isinstance(images, (str, os.PathLike)):
-        return os.fspath(images)
-    return None if isinstance(images, Dataset) else [os.fspath(each) for each in images]
 
 
 def fit_config(config: FitConfig, numbered: bool = False) -> Interpreter:
