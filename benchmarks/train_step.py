@@ -18,6 +18,7 @@ import time
 from statistics import median
 
 import torch
+from invariances.training.flow import FlowTraining, new_flow
 from lightning.pytorch import Callback, Trainer
 from torch import nn
 from torchvision.models import resnet101
@@ -26,7 +27,6 @@ from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.representation.representation import Representation
 from invariances.training.callbacks import parts, quiet
 from invariances.training.data import CacheOptions, FeatureData
-from invariances.training.flow import FlowTraining, new_flow
 
 BATCH, LATENT, PICTURES = 16, 128, 96
 

@@ -31,10 +31,11 @@ def fit(argv: list[str]) -> int:
         invariances fit -c configs/animals_layer.yaml --preset minutes --output runs/short
         invariances fit -c runs/resnet50_layer4/config.yaml --resume
     """
-    from invariances.cli.parsing import explained, words_of
+    from invariances.cli.parsing import check_configs, explained, words_of
     from invariances.training.config import PRESETS, instantiated
 
     parser = fit_parser(fit.__doc__ or "", _preset(argv, list(PRESETS)))
+    check_configs(argv)
     with explained(parser):
         parsed = parser.parse_args(words_of(parser, argv))
         config = instantiated(parser, parsed)
@@ -74,7 +75,10 @@ def fit_parser(doc: str, preset: str | None) -> Any:
         formatter_class=help_formatter(),
     )
     parser.add_argument(
-        "--preset", choices=list(PRESETS), default=None, help="Of flow and learning: published, minutes or hours."
+        "--preset",
+        choices=list(PRESETS),
+        default=None,
+        help="Of flow and learning: published, minutes or hours.",
     )
     if preset is not None:
         flow, learning = PRESETS[preset]()

@@ -38,6 +38,7 @@ def fit_autoencoder(argv: list[str]) -> int:
         invariances fit-autoencoder photos/ --output runs/vae --resume
     """
     from invariances.cli.parsing import (
+        check_configs,
         explained,
         help_formatter,
         split_docstring,
@@ -61,6 +62,7 @@ def fit_autoencoder(argv: list[str]) -> int:
     for action in parser._actions:
         if action.dest == "eyes.layers":
             action.nargs = "+"
+    check_configs(argv)
     with explained(parser):
         found = parser.instantiate(parser.parse_args(words_of(parser, argv)))
     if not found.folders and found.data.images is None:

@@ -100,6 +100,21 @@ def with_short_words(parser: ArgumentParser, short: Mapping[str, str]) -> Argume
     return parser
 
 
+def check_configs(arguments: Sequence[str]) -> None:
+    """Reads the YAML files that follow -c or --config once, before the parser does.
+
+    Raises:
+        UserError: One cannot be read.
+    """
+    from invariances.system.yaml_file import read_yaml
+
+    for word, after in zip(arguments, [*arguments[1:], ""]):
+        if word in ("-c", "--config"):
+            read_yaml(after)
+        elif word.startswith("--config="):
+            read_yaml(word.removeprefix("--config="))
+
+
 def words_of(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
     """The words, with `=true` after booleans that stand alone, so that they take no word that follows."""
     flags = {

@@ -159,7 +159,7 @@ def build_cache(
     dtype: StoredType = "float16",
     max_gb: float = 20.0,
     batch_size: int = 64,
-    half: bool = False,
+    precision: str = "32-true",
     workers: int = 0,
     progress: bool = True,
 ) -> FeatureCache:
@@ -175,7 +175,7 @@ def build_cache(
         max_gb: what all arrays of this cache may take on the disk, in units of 10⁹ bytes. Layers that do not fit,
             the largest first, are computed at every read.
         batch_size: images per pass.
-        half: run the autoencoder (not the network) in bfloat16.
+        precision: "32-true", or "bf16-mixed": the autoencoder (not the network) in bfloat16.
         workers: processes that load items; 0 loads the next batch in a thread meanwhile.
         progress: a bar with images/s and time left.
 
@@ -200,7 +200,7 @@ def build_cache(
         LABELS: _array(root, [data], count, (), "int64", {"kind": "labels"}),
         MOMENTS: _array(
             root,
-            [data, code.fingerprint(), *(["bfloat16"] if half else [])],
+            [data, code.fingerprint(), *([] if precision == "32-true" else ["bfloat16"])],
             count,
             (2 * int(code.latent_dim),),
             "float32",
@@ -212,7 +212,7 @@ def build_cache(
         number = "float32" if each.probabilities else dtype
         key = [data, each.fingerprint(), number]
         arrays[layer] = _array(root, key, count, each, number, about)
-    work = FeaturePass(dataset, autoencoder, layers, batch_size, workers, progress, half)
+    work = FeaturePass(dataset, autoencoder, layers, batch_size, workers, progress, precision)
     left_out: set[str] = set()
     while missing := _missing(arrays, max_gb, left_out):
         _check_room(root, missing)

@@ -49,7 +49,7 @@ class FeaturePass:
         batch_size: images at a time.
         workers: of the loader.
         progress: a bar on stderr.
-        half: the autoencoder in bfloat16.
+        precision: "32-true", or "bf16-mixed": the autoencoder in bfloat16.
     """
 
     def __init__(
@@ -60,9 +60,10 @@ class FeaturePass:
         batch_size: int,
         workers: int,
         progress: bool,
-        half: bool = False,
+        precision: str = "32-true",
     ) -> None:
-        self.dataset, self.autoencoder, self.layers, self.half = dataset, autoencoder, layers, half
+        self.dataset, self.autoencoder, self.layers = dataset, autoencoder, layers
+        self.half = precision != "32-true"
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
 
     def fill(self, arrays: dict[str, Shards]) -> None:

@@ -17,8 +17,8 @@ from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.training.autoencoder import fit_autoencoder
 from invariances.training.autoencoder_config import Objective, Schedule
-from invariances.training.config import RunConfig
 from invariances.training.classifier import train_classifier
+from invariances.training.config import Precision, RunConfig
 from invariances.zoo.small_resnet import SmallResNet, save_classifier
 
 SIZE, HELD_OUT, SEED = 64, 0.1, 0
@@ -60,7 +60,9 @@ def faces_of(photos: Path, views: int = 1) -> tuple[ImageFolder, ImageFolder]:
     return train, held_out.centred()
 
 
-def build(output: str | Path, photos: str | Path, weights: str | Path, precision: str = "bf16-mixed") -> None:
+def build(
+    output: str | Path, photos: str | Path, weights: str | Path, precision: Precision = "bf16-mixed"
+) -> None:
     """Train both models, and write `animals64.safetensors` and `animals10.safetensors` (float16) to `output`.
 
     A stopped run goes on: a classifier that `output` holds already is not trained again.
@@ -82,7 +84,7 @@ def build(output: str | Path, photos: str | Path, weights: str | Path, precision
     build_autoencoder(folder, Path(photos), Path(weights), precision)
 
 
-def build_autoencoder(folder: Path, photos: Path, weights: Path, precision: str) -> VAE:
+def build_autoencoder(folder: Path, photos: Path, weights: Path, precision: Precision) -> VAE:
     """`animals64`: 64 pixels, 384 latents, from all animals and the faces thrice; a stopped run goes on."""
     eye = Representation.many(TEACHER, EYE, weights=_there(weights), size=SIZE)
     train, held_out = faces_of(photos)
@@ -96,7 +98,9 @@ def build_autoencoder(folder: Path, photos: Path, weights: Path, precision: str)
         perceptual=[eye],
         objective=OBJECTIVE,
         schedule=SCHEDULE,
-        run=RunConfig(str(folder / "animals64"), resume=True, seed=SEED, precision=precision, checkpoint_every=500),
+        run=RunConfig(
+            str(folder / "animals64"), resume=True, seed=SEED, precision=precision, checkpoint_every=500
+        ),
     )
     save_autoencoder(vae, folder / "animals64.safetensors", torch.float16)
     return vae

@@ -36,9 +36,7 @@ class Work:
     representation_shape: tuple[int, ...]
 
 
-def affordable_steps(
-    works: Sequence[Work], learning: LearningConfig, seconds: float, processes: int
-) -> int:
+def affordable_steps(works: Sequence[Work], learning: LearningConfig, seconds: float, processes: int) -> int:
     """Steps of each flow, the same for all, that `processes` at a time finish in so many seconds.
 
     Args:

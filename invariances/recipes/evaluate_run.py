@@ -117,7 +117,9 @@ def pictures_of(
     data.read(size)
     path = Path(folder) / TRAINED_ON
     if not path.is_file():
-        raise UserError(f"{str(path)!r} is missing, so nobody can tell which pictures were trained on; train again")
+        raise UserError(
+            f"{str(path)!r} is missing, so nobody can tell which pictures were trained on; train again"
+        )
     count = len(data.held_out_set)
     kept, known = without(data.held_out_set, Identity.load(path), progress)
     if kept is None:

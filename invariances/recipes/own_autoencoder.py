@@ -39,7 +39,12 @@ def train(config: Any, folders: Sequence[str] = ()) -> Path:
     networks = []
     if eyes.network and eyes.layers:
         networks = [Representation.many(eyes.network, eyes.layers, weights=eyes.weights, size=code.size)]
-    sizes = {"latent_dim": code.latent_dim, "width": code.width, "max_width": code.max_width, "blocks": code.blocks}
+    sizes = {
+        "latent_dim": code.latent_dim,
+        "width": code.width,
+        "max_width": code.max_width,
+        "blocks": code.blocks,
+    }
     fit_autoencoder(
         training.tensor(),
         held_out.tensor(),

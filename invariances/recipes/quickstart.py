@@ -36,7 +36,14 @@ from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.machine import bfloat16, cores
 from invariances.system.seeds import seeded
-from invariances.training.config import CacheConfig, DataConfig, FitConfig, LearningConfig, Precision, RunConfig
+from invariances.training.config import (
+    CacheConfig,
+    DataConfig,
+    FitConfig,
+    LearningConfig,
+    Precision,
+    RunConfig,
+)
 from invariances.training.data import FeatureData
 from invariances.training.fit import fit_layers, latent_shape
 from invariances.zoo.factor_reader import FactorReader, load_readers
@@ -190,7 +197,9 @@ def fit_all(
         seed: of everything.
         progress: bars on stderr.
     """
-    code = zoo.load_autoencoder(world.autoencoder) if isinstance(world.autoencoder, str) else world.autoencoder
+    code = (
+        zoo.load_autoencoder(world.autoencoder) if isinstance(world.autoencoder, str) else world.autoencoder
+    )
     taps = cached(world, cuts, code, progress)
     processes = min(effort.processes, cores(), len(cuts))
     learning = world.learning(effort.learning)
@@ -199,7 +208,9 @@ def fit_all(
         seconds = (1 - LOOKING) * (deadline - time.monotonic())
         works = [Work(flows[cut], latent_shape(code), tuple(tap.shape)) for cut, tap in taps.items()]
         learning = replace(learning, steps=affordable_steps(works, learning, seconds, processes))
-        tell(f"quickstart: {learning.steps} steps for each of {len(cuts)} flows, as many as this machine does in time")
+        tell(
+            f"quickstart: {learning.steps} steps for each of {len(cuts)} flows, as many as this machine does in time"
+        )
     every = learning.steps
     jobs, folders = [], {}
     for cut, tap in taps.items():
@@ -278,14 +289,14 @@ class _Look:
     def numbers(self, interpreter: Interpreter) -> dict[str, Any]:
         """Likelihood, remaining variance, faithfulness; on drawn pictures what samples and a probe keep of factors."""
         cut = interpreter.representation
-        data = FeatureData(
-            self.held_out, self.held_out, cache=CACHE, precision=PRECISION, progress=False
-        )
+        data = FeatureData(self.held_out, self.held_out, cache=CACHE, precision=PRECISION, progress=False)
         data.prepare([cut], interpreter.autoencoder, training=False)
         features = data.held_out_features(cut.layer)
         found: dict[str, Any] = {
             "nll_bits_per_dim": bits_per_dim(interpreter.flow, features),
-            "variance_remaining": variance(interpreter.flow, features, n=8, seed=self.seed)["variance_remaining"],
+            "variance_remaining": variance(interpreter.flow, features, n=8, seed=self.seed)[
+                "variance_remaining"
+            ],
         }
         if not self.drawn:
             return found | self._seen(interpreter, None)
@@ -354,9 +365,9 @@ def cue_story(cue: Interpreter, other: Interpreter, seed: int) -> CueStory:
     """Pictures whose cues disagree, and a sample of each at the same layer of both networks."""
     pictures = conflict_pictures(8)
     drawn = {
-        f"{each.representation.network_name}, {CUE_LAYER}": each.sample(pictures, 1, generator=seeded("cue", seed))[
-            :, 0
-        ].cpu()
+        f"{each.representation.network_name}, {CUE_LAYER}": each.sample(
+            pictures, 1, generator=seeded("cue", seed)
+        )[:, 0].cpu()
         for each in (cue, other)
     }
     return CueStory(pictures, cue.reconstruct(pictures).cpu(), drawn)

@@ -20,8 +20,8 @@ from invariances.evaluation.factors import kept_by_probe, reading_quality
 from invariances.representation.representation import Representation
 from invariances.training.autoencoder import fit_autoencoder
 from invariances.training.autoencoder_config import Objective, Schedule
-from invariances.training.config import RunConfig
 from invariances.training.classifier import accuracy, train_classifier
+from invariances.training.config import Precision, RunConfig
 from invariances.training.readers import fit_readers
 from invariances.zoo.factor_reader import FactorReader, load_readers, save_readers
 from invariances.zoo.loading import load_autoencoder
@@ -72,7 +72,7 @@ ENDLESS, TEST = 1_000_000, 2000
 TEST_SEED, CALIBRATION_SEED = 2, 32
 
 
-def build(output: str | Path, precision: str = "bf16-mixed", shortened: float = 1.0) -> dict[str, Any]:
+def build(output: str | Path, precision: Precision = "bf16-mixed", shortened: float = 1.0) -> dict[str, Any]:
     """Train all models and write `shapes_*.safetensors` (float16) to `output`; what they reach is returned.
 
     A stopped run goes on: models that `output` holds already are measured, not trained again.
@@ -129,7 +129,7 @@ def build_classifier(
 
 
 def build_autoencoder(
-    folder: Path, networks: Mapping[str, nn.Module], precision: str, shortened: float
+    folder: Path, networks: Mapping[str, nn.Module], precision: Precision, shortened: float
 ) -> nn.Module:
     """`shapes_vae`: 64 latents; early layers of the shape and texture classifiers compare pictures."""
     path = folder / "shapes_vae.safetensors"
@@ -159,7 +159,7 @@ def build_autoencoder(
 
 
 def build_readers(
-    path: Path, networks: Mapping[str, nn.Module], vae: nn.Module, precision: str, shortened: float
+    path: Path, networks: Mapping[str, nn.Module], vae: nn.Module, precision: Precision, shortened: float
 ) -> dict[str, FactorReader]:
     """The reader of pictures and the probes of all networks, by name; written after each that is made."""
     half = precision.startswith("bf16")
@@ -210,7 +210,6 @@ def build_probes(
     width: int,
     steps: int,
     half: bool,
-    statistics: bool = False,
 ) -> dict[str, FactorReader]:
     """One probe for each layer, trained together, calibrated on pictures of another seed.
 
@@ -222,16 +221,13 @@ def build_probes(
         width: as of `FactorReader`.
         steps: of training.
         half: compute in bfloat16 where pictures are drawn anew.
-        statistics: as of `FactorReader`: stronger where what maps show is told by all of their places together.
     """
     world, taps = Shapes(ENDLESS, seed=31), Representation.many(network, list(layers))
     small = all(math.prod(taps[layer].shape) <= SMALL for layer in layers)
     known = _features(taps, Shapes(min(VECTORS, steps * VECTOR_BATCH), seed=31)) if small else {}
     torch.manual_seed(0)
     probes = {
-        layer: FactorReader(
-            taps[layer].shape, width, probabilities=taps[layer].probabilities, statistics=statistics
-        )
+        layer: FactorReader(taps[layer].shape, width, probabilities=taps[layer].probabilities)
         for layer in layers
     }
 

@@ -193,4 +193,3 @@ def layers_worth_seeing(shapes: Mapping[str, Sequence[int]], count: int = 4) -> 
     names = [name for name in (parts or small) if name not in ("input", "logits", "softmax")]
     places = torch.linspace(0, len(names) - 1, min(room, len(names))).round().long().tolist()
     return [*dict.fromkeys(names[place] for place in places), *last]
-

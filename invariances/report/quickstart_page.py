@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-
-
 _TITLES = {
     "shape": "shape",
     "texture": "texture",

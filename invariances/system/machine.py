@@ -38,5 +38,7 @@ def accelerator(device: str) -> torch.device:
     if not there.get(found.type, False):
         raise UserError(f"device {device!r} is not on this machine; use cpu, or auto for what there is")
     if found.type == "cuda" and found.index is not None and found.index >= torch.cuda.device_count():
-        raise UserError(f"device {device!r} is not on this machine, which has {torch.cuda.device_count()} of cuda")
+        raise UserError(
+            f"device {device!r} is not on this machine, which has {torch.cuda.device_count()} of cuda"
+        )
     return found

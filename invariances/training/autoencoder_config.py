@@ -141,6 +141,8 @@ def autoencoder_parser(**options: Any) -> Any:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
-    parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, the last wins.")
+    parser.add_argument(
+        "-c", "--config", action="config", help="YAML file; several may be given, the last wins."
+    )
     parser.add_class_arguments(AutoencoderConfig, as_group=False)
     return parser

@@ -1,4 +1,4 @@
-"""What a run is told: frozen dataclasses that validate themselves, the same in Python, in YAML and on the command line."""
+"""What a run is told: dataclasses that validate themselves, the same in Python, YAML and on the command line."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ class DataConfig:
                 if isinstance(each, str) or isinstance(value, list):
                     text(f"data.{name}", each)
         if isinstance(self.held_out, bool) or self.held_out == []:
-            raise UserError(f"data.held_out is {self.held_out!r}; give a share, a number of pictures or a folder")
+            raise UserError(
+                f"data.held_out is {self.held_out!r}; give a share, a number of pictures or a folder"
+            )
         if isinstance(self.held_out, int):
             number("data.held_out", self.held_out, 1, whole=True)
         elif isinstance(self.held_out, float) and not 0 < self.held_out < 1:
@@ -63,7 +65,9 @@ class DataConfig:
         number("data.views", self.views, 1, whole=True)
         number("data.split_seed", self.split_seed, 0, 2**63, whole=True)
         if self.views > 1 and self.crop == "center":
-            raise UserError(f"data.views is {self.views}, but every center crop is the same; use crop 'random'")
+            raise UserError(
+                f"data.views is {self.views}, but every center crop is the same; use crop 'random'"
+            )
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,9 @@ class RunConfig:
             if getattr(self, name) is not None:
                 text(f"run.{name}", getattr(self, name))
         if self.output is not None and any(len(part.encode()) > 240 for part in self.output.split("/")):
-            raise UserError("run.output has a name of over 240 letters, which no file system takes; shorten it")
+            raise UserError(
+                "run.output has a name of over 240 letters, which no file system takes; shorten it"
+            )
         number("run.seed", self.seed, 0, 2**63, whole=True)
         text("run.device", self.device)
         number("run.devices", self.devices, 1, 65_537, whole=True)
@@ -271,7 +277,9 @@ def config_parser(**options: Any) -> Any:
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
-    parser.add_argument("-c", "--config", action="config", help="YAML file; several may be given, the last wins.")
+    parser.add_argument(
+        "-c", "--config", action="config", help="YAML file; several may be given, the last wins."
+    )
     parser.add_class_arguments(FitConfig, as_group=False)
     return parser
 

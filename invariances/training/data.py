@@ -71,7 +71,9 @@ class FeatureData:
         if apart is not None:
             held_out = self._pictures(apart, size)
         elif config.held_out is None:
-            raise UserError("data.held_out is null: its pictures were given in Python; name a folder of pictures")
+            raise UserError(
+                "data.held_out is null: its pictures were given in Python; name a folder of pictures"
+            )
         else:
             assert isinstance(config.held_out, (int, float))
             training, held_out = split(training, config.held_out, config.split_seed)
@@ -82,8 +84,9 @@ class FeatureData:
         config = self.config
         if not _named(images):
             return as_dataset(images, size)
+        folders: Any = images
         return ImageFolder(
-            images, size, config.crop, config.views, config.skip_broken, progress=self.progress
+            folders, size, config.crop, config.views, config.skip_broken, progress=self.progress
         )
 
     def prepare(
@@ -197,4 +200,6 @@ def paths_of(images: Any) -> str | list[str] | None:
     """What a config can say of pictures; data sets of Python's have no name."""
     if not _named(images):
         return None
-    return os.fspath(images) if isinstance(images, (str, os.PathLike)) else [os.fspath(each) for each in images]
+    return (
+        os.fspath(images) if isinstance(images, (str, os.PathLike)) else [os.fspath(each) for each in images]
+    )

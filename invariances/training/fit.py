@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset
 
 from invariances.data.identity import Identity, identify
-from invariances.features.stream import FeatureSource, Features
+from invariances.features.stream import Features, FeatureSource
 from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import LAST, Interpreter, autoencoder_of
@@ -24,6 +24,7 @@ from invariances.system.errors import UserError
 from invariances.system.machine import accelerator
 from invariances.training.averaging import Averaging, BestWeights
 from invariances.training.callbacks import COLUMNS, PICTURES, Measure, Progress, SampleGrids
+from invariances.training.checkpoints import load_checkpoint
 from invariances.training.config import CacheConfig, DataConfig, FitConfig, LearningConfig, RunConfig
 from invariances.training.data import Embedded, FeatureData, Images, paths_of, worth_remembering
 from invariances.training.metrics_file import MetricsFile
@@ -36,7 +37,7 @@ from invariances.training.run_folder import (
     choose_folder,
     write_config,
 )
-from invariances.training.stages import FlowStage, Regression, Stage
+from invariances.training.stages import FlowStage, Regression, Stage, check_same
 from invariances.training.start import start_embedder
 from invariances.training.stopping import LastCheckpoint, Stopped
 from invariances.training.trainer import loggers_of, make_trainer, quiet
@@ -84,7 +85,9 @@ def fit(
         KeyboardInterrupt: Stopped by a signal, after saving.
     """
     given = FitConfig(flow=flow, data=data, learning=learning, cache=cache, run=run)
-    return fit_layers(network, [layer], autoencoder, images, held_out=held_out, config=given, loggers=loggers)[layer]
+    return fit_layers(
+        network, [layer], autoencoder, images, held_out=held_out, config=given, loggers=loggers
+    )[layer]
 
 
 def fit_layers(
@@ -125,18 +128,21 @@ def fit_layers(
     config = explained(config, first, autoencoder, images, held_out)
     data = FeatureData(images, held_out, config.data, config.cache, run.precision, run.progress)
     folders = {
-        layer: None if run.output is None else choose_folder(
-            run.output, each.network_name, layer, run.resume, numbered and first_process()
-        )
+        layer: None
+        if run.output is None
+        else choose_folder(run.output, each.network_name, layer, run.resume, numbered and first_process())
         for layer, each in representations.items()
     }
     data.prepare(list(representations.values()), code)
-    pictures = [identify(each, run.progress) for each in (ConcatDataset(data.train_sets), data.held_out_set)]
+    sets: list[Any] = [ConcatDataset(data.train_sets), data.held_out_set]
+    pictures = [identify(each, run.progress) for each in sets]
     found = {}
     for layer, representation in representations.items():
         one = replace(config, layer=layer)
         with alone(folders[layer] if first_process() else None):
-            found[layer] = _Fitting(representation, code, data, one, folders[layer], pictures, loggers).interpreter()
+            found[layer] = _Fitting(
+                representation, code, data, one, folders[layer], pictures, loggers
+            ).interpreter()
     return found
 
 
@@ -190,8 +196,11 @@ class _Fitting:
         resumed = config.run.resume and last is not None and last.exists()
         steps = config.learning.steps
         taught = int(config.learning.regression * steps) if flow.embedder.taught_first else 0
-        if not resumed and self.conditional:
+        if resumed and last is not None:
+            resume_from(last, flow, {"stage": FlowStage.name, **self.about})
+        elif self.conditional:
             start_embedder(flow, features, config.run.seed, config.run.progress)
+        if not resumed:
             if taught:
                 embedder: Any = flow.embedder
                 stage: Stage = Regression(
@@ -201,7 +210,13 @@ class _Fitting:
         return self._flow_stage(flow, features, kept_out, steps - taught, taught, last)
 
     def _flow_stage(
-        self, flow: ConditionalFlow, features: Features, kept_out: Features, steps: int, before: int, last: Path | None
+        self,
+        flow: ConditionalFlow,
+        features: Features,
+        kept_out: Features,
+        steps: int,
+        before: int,
+        last: Path | None,
     ) -> ConditionalFlow:
         config = self.config
         learning, run = config.learning, config.run
@@ -248,6 +263,18 @@ class _Fitting:
                 raise KeyboardInterrupt(str(stop)) from stop
 
 
+def resume_from(checkpoint: Path, flow: ConditionalFlow, about: Mapping[str, Any]) -> None:
+    """Fills a flow with the weights of a checkpoint, whose embedder is looked up before training goes on.
+
+    Raises:
+        UserError: The checkpoint is damaged, or of another run.
+    """
+    found = load_checkpoint(checkpoint)
+    check_same(found["invariances"], about)
+    own = {key.removeprefix("learner."): value for key, value in found["state_dict"].items()}
+    flow.load_state_dict(own)
+
+
 def train_flow(
     representation: Representation,
     code: nn.Module,
@@ -270,8 +297,10 @@ def train_flow(
 def new_flow(
     config: FlowConfig, representation: Representation | None, code: nn.Module, seed: int
 ) -> ConditionalFlow:
-    """A flow for this layer (None: that is told nothing) and this autoencoder, its weights a function of `seed` alone."""
-    told = () if representation is None else (representation.shape, representation.probabilities)
+    """A flow for this layer (None: told nothing) and this autoencoder, its weights a function of `seed` alone."""
+    told: tuple[Any, ...] = ()
+    if representation is not None:
+        told = representation.shape, representation.probabilities
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ConditionalFlow(config, latent_shape(code), *told)
@@ -336,8 +365,7 @@ def fit_config(config: FitConfig, numbered: bool = False) -> Interpreter:
     }.items():
         if value is None:
             raise UserError(f"--{name} is missing; see `invariances fit --help` for an example")
-    assert config.network and config.layer and config.autoencoder and config.data.images
-    cut = Representation(config.network, config.layer, config.weights, size=config.size, token=config.token)
-    return fit_layers(
-        cut, [config.layer], config.autoencoder, config.data.images, config=config, numbered=numbered
-    )[config.layer]
+    network, layer, code, images = config.network, config.layer, config.autoencoder, config.data.images
+    assert network and layer and code and images  # noqa: PT018
+    cut = Representation(network, layer, config.weights, size=config.size, token=config.token)
+    return fit_layers(cut, [layer], code, images, config=config, numbered=numbered)[layer]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Iterator
@@ -16,13 +17,13 @@ from filelock import FileLock, Timeout
 from invariances.interpreter import CONFIG, LAST, resume_command
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
+from invariances.system.yaml_file import read_yaml
 from invariances.training.config import FitConfig, config_parser, instantiated
 
 METRICS = "metrics.csv"
 SAMPLES = "samples"
 TRAINED_ON, KEPT_OUT = "pictures/trained_on.json.gz", "pictures/kept_out.json.gz"
 _LOCK = ".lock"
-_MOST_BYTES = 1_000_000
 
 
 def choose_folder(pattern: str, network: str, layer: str, resume: bool, numbered: bool) -> Path:
@@ -41,7 +42,9 @@ def choose_folder(pattern: str, network: str, layer: str, resume: bool, numbered
     wanted = Path(pattern.replace("{network}", network).replace("{layer}", layer.replace("#", "_")))
     if resume:
         if not (wanted / CONFIG).is_file():
-            raise UserError(f"folder {str(wanted)!r} holds no run to go on with; leave out --resume to start one")
+            raise UserError(
+                f"folder {str(wanted)!r} holds no run to go on with; leave out --resume to start one"
+            )
         check_writable(wanted)
         return wanted
     folder, number = wanted, 1
@@ -89,13 +92,15 @@ def write_config(folder: Path, config: FitConfig) -> None:
     path = folder / CONFIG
     header = f"# Train again: invariances fit -c {shlex.quote(str(path))} --output ANOTHER_FOLDER\n"
     if None in (config.network, config.autoencoder, config.data.images):
-        header += "# Trained in Python: what is null was given as an object; name it, or a file, to train again.\n"
+        header += (
+            "# Trained in Python: what is null was given as an object; name it, or a file, to train again.\n"
+        )
     config = replace(config, run=replace(config.run, output=str(folder), resume=False))
     with atomic(path) as draft:
         draft.write_text(header + yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
 
 
-def read_config(folder: Path | str) -> FitConfig:
+def read_config(folder: str | os.PathLike[str]) -> FitConfig:
     """The settings of a run.
 
     Raises:
@@ -107,12 +112,7 @@ def read_config(folder: Path | str) -> FitConfig:
         raise UserError(f"folder {str(folder)!r} does not exist; {advice}")
     if not path.is_file():
         raise UserError(f"folder {str(folder)!r} holds no {CONFIG}; {advice}")
-    if path.stat().st_size > _MOST_BYTES:
-        raise UserError(f"{str(path)!r} is no run's config: it has over {_MOST_BYTES:,} bytes; {advice}")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{str(path)!r} is not valid YAML ({' '.join(str(error).split())}); {advice}") from None
+    found = read_yaml(path)
     if isinstance(found, dict) and "model" in found:
         raise UserError(f"{str(path)!r} was written by an older version of invariances; train again")
     return typed(found, str(path))

@@ -20,7 +20,7 @@ from invariances.training.config import LearningConfig
 from invariances.training.muon import MuonAdam
 from invariances.training.schedule import rate_factor
 
-TEACHING = {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.2}
+TEACHING: dict[str, Any] = {"lr": 0.02, "betas": (0.9, 0.99), "weight_decay": 0.2}
 """How a regression embedder learns, whatever the pictures per step."""
 
 

@@ -34,7 +34,9 @@ def quiet() -> Iterator[None]:
             each.setLevel(level)
 
 
-def make_trainer(run: RunConfig, steps: int, callbacks: Sequence[Callback], loggers: Sequence[Logger], **more: Any) -> Trainer:
+def make_trainer(
+    run: RunConfig, steps: int, callbacks: Sequence[Callback], loggers: Sequence[Logger], **more: Any
+) -> Trainer:
     """A trainer for so many steps, on the run's device, in its precision.
 
     Args:
@@ -66,7 +68,9 @@ def make_trainer(run: RunConfig, steps: int, callbacks: Sequence[Callback], logg
     )
 
 
-def loggers_of(folder: Path | None, metrics: MetricsFile | None, run: RunConfig, given: Sequence[Logger]) -> list[Logger]:
+def loggers_of(
+    folder: Path | None, metrics: MetricsFile | None, run: RunConfig, given: Sequence[Logger]
+) -> list[Logger]:
     """metrics.csv, TensorBoard, Weights & Biases where it is asked for, and those given besides.
 
     Args:

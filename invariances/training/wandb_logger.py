@@ -18,7 +18,9 @@ def wandb_logger(project: str, folder: Path | None) -> Logger:
         UserError: wandb is not installed.
     """
     if find_spec("wandb") is None:
-        raise UserError("run.wandb needs the package wandb; pip install 'invariances[wandb]', or leave it out")
+        raise UserError(
+            "run.wandb needs the package wandb; pip install 'invariances[wandb]', or leave it out"
+        )
     from lightning.pytorch.loggers import WandbLogger
 
     place = None if folder is None else str(folder.resolve())

@@ -64,7 +64,12 @@ def test_several_configs_and_words_override_in_order(run, words, tmp_path):
     found = yaml.safe_load(out)
     assert status == 0
     learning = found["learning"]
-    assert (found["flow"]["width"], learning["steps"], learning["warmup"], learning["ema"]) == (16, 7, 0.3, 0.9)
+    assert (found["flow"]["width"], learning["steps"], learning["warmup"], learning["ema"]) == (
+        16,
+        7,
+        0.3,
+        0.9,
+    )
 
 
 def test_a_preset_sets_flow_and_learning_and_words_come_on_top(run, words, tmp_path):
@@ -77,9 +82,7 @@ def test_a_preset_sets_flow_and_learning_and_words_come_on_top(run, words, tmp_p
 
 
 def test_evaluate_and_sample_on_the_run(run, trained, photos, tmp_path):
-    status, out, err = run(
-        "evaluate", trained, "--n", "2", "--unconditional"
-    )
+    status, out, err = run("evaluate", trained, "--n", "2", "--unconditional")
     assert status == 0, err
     found = json.loads(out)
     assert found == json.loads((trained / "evaluation.json").read_text())

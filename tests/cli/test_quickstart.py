@@ -9,16 +9,15 @@ from torchvision.models import resnet50
 
 import invariances.recipes.quickstart
 from invariances.cli.main import main
+from invariances.data.identity import Identity
 from invariances.data.images import to_uint8
 from invariances.data.shapes import FACTORS, Shapes
 from invariances.flow.config import EmbedderConfig, FlowConfig
-from invariances.data.identity import Identity
 from invariances.recipes.budget import FEWEST, MOST, Work, affordable_steps
-from invariances.training.run_folder import KEPT_OUT
 from invariances.recipes.quickstart import Effort, quickstart
 from invariances.recipes.worlds import MOST_CROPS, crops_of_each
-
 from invariances.training.config import LearningConfig
+from invariances.training.run_folder import KEPT_OUT
 
 TINY = Effort(
     minutes=None,
@@ -98,7 +97,9 @@ def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
     configs = {
         path.parent.name.split("_")[-1]: path for path in (tmp_path / "q" / "runs").glob("*/config.yaml")
     }
-    kinds = {name: yaml.safe_load(path.read_text())["flow"]["embedder"]["kind"] for name, path in configs.items()}
+    kinds = {
+        name: yaml.safe_load(path.read_text())["flow"]["embedder"]["kind"] for name, path in configs.items()
+    }
     assert (kinds["stage3"], kinds["softmax"]) == ("regression", "published")
     classifier = tmp_path / "q" / "photos_classifier.safetensors"
     assert main(["layers", str(classifier)]) == 0

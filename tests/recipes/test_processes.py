@@ -7,10 +7,10 @@ import time
 
 import pytest
 import torch
+from invariances.training.processes import in_processes
 
 from invariances.interpreter import LAST
 from invariances.system.errors import UserError
-from invariances.training.processes import in_processes
 from invariances.training.run_folder import METRICS
 
 # A module of its own on sys.path, so that other processes can import what they are to call.

@@ -48,9 +48,7 @@ def small_network():
 
 SMALL_FLOW = FlowConfig(blocks=2, width=8, depth=1)
 REGRESSION = EmbedderConfig("regression", width=2)
-LEARNING = LearningConfig(
-    steps=10, batch_size=8, learning_rate=1e-3, schedule="cosine", warmup=0.3, ema=0.9
-)
+LEARNING = LearningConfig(steps=10, batch_size=8, learning_rate=1e-3, schedule="cosine", warmup=0.3, ema=0.9)
 QUIET = RunConfig(output=None, seed=7, device="cpu", progress=False, log_every=1, samples_every=0)
 
 

@@ -88,8 +88,8 @@ def test_a_stopped_run_goes_on_to_the_bit(tmp_path):
     assert interrupt.value.__cause__.step == 5
     parts = run(tmp_path / "parts", edges, resume=True)
     assert parts.fingerprint() == whole.fingerprint()
+    objective = Objective(perceptual=0.2, adversarial=0.3, adversarial_start=0.3)
     with pytest.raises(UserError, match="another objective"):
-        objective = Objective(perceptual=0.2, adversarial=0.3, adversarial_start=0.3)
         run(tmp_path / "parts", edges, resume=True)
 
 

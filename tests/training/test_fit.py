@@ -61,7 +61,12 @@ def test_a_run_explains_itself_whole(setup, world, options, tmp_path):
     setup.vae.published_name = None
     fit(cut, "stage3", setup.vae, world.Colours(), held_out=world.Colours(8, seed=1), **options)
     config = read_config(tmp_path / "run")
-    assert (config.network, config.layer, config.size, config.token) == ("shapes_shape", "stage3", 32, "patch")
+    assert (config.network, config.layer, config.size, config.token) == (
+        "shapes_shape",
+        "stage3",
+        32,
+        "patch",
+    )
     assert (config.data.images, config.data.held_out) == (None, None)
 
 
@@ -108,9 +113,8 @@ def test_loggers_of_ones_own_come_beside_the_others(setup, world, options, tmp_p
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(UserError, match="another process trains"):
-        with alone(tmp_path):
-            pass
+    with alone(tmp_path), pytest.raises(UserError, match="another process trains"), alone(tmp_path):
+        pass
     with alone(tmp_path):
         pass
 
