@@ -186,7 +186,7 @@ class Interpreter:
             save_autoencoder(self.autoencoder, folder / AUTOENCODER)  # type: ignore[arg-type]
         metadata = {
             "kind": "interpreter",
-            "flow": json.dumps(self.flow.config),
+            "flow": json.dumps(self.flow.spec()),
             "representation": json.dumps(self.representation.spec()),
             "network_fingerprint": self.representation.fingerprint(),
             "autoencoder": name or AUTOENCODER,
@@ -255,10 +255,14 @@ def _read(folder: Path) -> tuple[ConditionalFlow, dict[str, str]]:
     if metadata.get("kind") != "interpreter":
         raise UserError(f"{str(path)!r} was not written by `invariances fit`; give the folder of a run")
     try:
-        flow = ConditionalFlow(**json.loads(metadata["flow"]))
-        flow.load_state_dict({key.removeprefix(_PREFIX): value for key, value in state.items()})
-    except (RuntimeError, TypeError):
-        raise UserError(f"{str(path)!r} holds another architecture than it says; train again") from None
+        spec = json.loads(metadata["flow"])
+        flow = ConditionalFlow.restored(
+            spec, {key.removeprefix(_PREFIX): each for key, each in state.items()}
+        )
+    except (KeyError, AttributeError, TypeError, json.JSONDecodeError):
+        raise UserError(f"{str(path)!r} does not say what its flow is like; train again") from None
+    except UserError as error:
+        raise UserError(f"{str(path)!r} cannot be used: {error}") from None
     return flow, metadata
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from invariances import zoo
 from invariances.autoencoder.vae import VAE
 from invariances.data.shapes import Shapes
+from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
 from invariances.representation.representation import Representation
@@ -29,7 +30,11 @@ def parts(layer="1"):
     torch.manual_seed(0)
     representation = Representation(network(), layer)
     vae = VAE(32, latent_dim=4, width=4, max_width=4, blocks=0)
-    return representation, vae, ConditionalFlow(4, representation.shape, blocks=2, width=8, depth=1)
+    return (
+        representation,
+        vae,
+        ConditionalFlow(FlowConfig(blocks=2, width=8, depth=1), (4,), representation.shape),
+    )
 
 
 @pytest.fixture
@@ -62,7 +67,9 @@ def test_temperature_zero_gives_one_picture(interpreter, images):
 def test_half_precision_decodes_to_the_same_picture_but_for_a_few_levels_of_255():
     world, classifier, vae = Shapes(8, seed=2), zoo.load("shapes_shape"), zoo.load("shapes_vae")
     representation = Representation(classifier, "logits")
-    interpreter = Interpreter(representation, vae, ConditionalFlow(64, (8,), blocks=1, width=8)).eval()
+    interpreter = Interpreter(
+        representation, vae, ConditionalFlow(FlowConfig(blocks=1, width=8), (64,), (8,))
+    ).eval()
     images = world.images(range(8))
     exact = interpreter.reconstruct(images)
     interpreter.half = True
@@ -115,7 +122,7 @@ def test_a_saved_folder_loads_to_the_bit(interpreter, images, tmp_path):
 def test_named_networks_are_found_again_without_being_given(images, tmp_path):
     representation = Representation("test_resnet", "layer2", "random")
     _, vae, _ = parts()
-    flow = ConditionalFlow(4, representation.shape, blocks=1, width=4, depth=0)
+    flow = ConditionalFlow(FlowConfig(blocks=1, width=4, depth=0), (4,), representation.shape)
     made = Interpreter(representation, vae, flow).eval()
     made.save(tmp_path)
     assert torch.equal(Interpreter.load(tmp_path).encode(images), made.encode(images))
@@ -139,9 +146,13 @@ def test_another_autoencoder_is_refused(interpreter, tmp_path):
 def test_parts_must_fit():
     representation, vae, _ = parts()
     with pytest.raises(UserError, match="latents of 6"):
-        Interpreter(representation, vae, ConditionalFlow(6, representation.shape, blocks=1, width=4, depth=0))
+        Interpreter(
+            representation,
+            vae,
+            ConditionalFlow(FlowConfig(blocks=1, width=4, depth=0), (6,), representation.shape),
+        )
     with pytest.raises(UserError, match="representations of shape"):
-        Interpreter(representation, vae, ConditionalFlow(4, (7,), blocks=1, width=4, depth=0))
+        Interpreter(representation, vae, ConditionalFlow(FlowConfig(blocks=1, width=4, depth=0), (4,), (7,)))
 
 
 def test_bad_folders_get_a_sentence(interpreter, tmp_path):
@@ -170,10 +181,6 @@ def test_bad_folders_get_a_sentence(interpreter, tmp_path):
     save_file(tensors, weights, metadata=_metadata(whole))
     with pytest.raises(UserError, match="another architecture"):
         Interpreter.load(tmp_path, network=network())
-    flow = json.dumps({**interpreter.flow.config, "an_option_of_another_version": 1})
-    save_file(load_file(weights), weights, metadata={**_metadata(whole), "flow": flow})
-    with pytest.raises(UserError, match="another architecture"):
-        Interpreter.load(tmp_path, network=network())
     save_file({"a": torch.zeros(1)}, weights)
     with pytest.raises(UserError, match="not written by"):
         Interpreter.load(tmp_path, network=network())
@@ -182,3 +189,60 @@ def test_bad_folders_get_a_sentence(interpreter, tmp_path):
 def _metadata(whole):
     length = int.from_bytes(whole[:8], "little")
     return json.loads(whole[8 : 8 + length])["__metadata__"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"latent_dim": 4, "blocks": 2}, "older version; train again"),
+        ({"config": {"an_option_of_another_version": 1}}, "another version"),
+        ({"config": {"blocks": 10**7}}, "flow.blocks is 10000000"),
+        ({"config": {"blocks": 1000, "width": 65536}}, "another architecture"),
+        ({"config": {"width": "wide"}}, "flow.width is 'wide'"),
+        ({"config": {"transform": "spline"}}, "use 'couplings'"),
+        ({"latent_shape": [10**12]}, "another architecture|impossible"),
+        ({"latent_shape": 4}, "latent_shape is 4"),
+        ({"representation_shape": [10**9, 3, 3]}, "another architecture|impossible"),
+        ({"representation_shape": "ab"}, "representation_shape is 'ab'"),
+        ({"config": None}, "damaged"),
+        ({"config": {"embedder": 3}}, "damaged"),
+        ([1], "damaged"),
+        (None, "does not say"),
+        ("{", "does not say"),
+    ],
+)
+def test_what_a_file_says_of_its_flow_is_checked_before_it_is_built(interpreter, tmp_path, change, expected):
+    interpreter.save(tmp_path)
+    weights = tmp_path / "interpreter.safetensors"
+    metadata, spec = _metadata(weights.read_bytes()), interpreter.flow.spec()
+    if isinstance(change, dict):
+        inner = change.get("config", {})
+        changed = {**spec, **change, "config": {**spec["config"], **inner} if inner is not None else None}
+        metadata["flow"] = json.dumps(changed)
+    elif change is None:
+        del metadata["flow"]
+    else:
+        metadata["flow"] = change if isinstance(change, str) else json.dumps(change)
+    save_file(load_file(weights), weights, metadata=metadata)
+    with pytest.raises(UserError, match=expected):
+        Interpreter.load(tmp_path, network=network())
+
+
+def test_weights_that_no_training_leaves_are_refused(interpreter, tmp_path):
+    interpreter.save(tmp_path)
+    weights = tmp_path / "interpreter.safetensors"
+    whole = weights.read_bytes()
+    block = "flow.transform.blocks.0."
+    for name, value in {
+        "norm.scale": torch.zeros(4),
+        "norm.loc": torch.full((4,), torch.nan),
+        "permutation.order": torch.tensor([0, 1, 2, 9]),
+        "permutation.back": torch.tensor([0, 0, 1, 1]),
+        "coupling.first.s.0.bias": torch.full((8,), torch.inf),
+    }.items():
+        weights.write_bytes(whole)
+        tensors = load_file(weights)
+        assert tensors[block + name].shape == value.shape
+        save_file({**tensors, block + name: value}, weights, metadata=_metadata(whole))
+        with pytest.raises(UserError, match="no training leaves"):
+            Interpreter.load(tmp_path, network=network())

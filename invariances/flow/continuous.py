@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.func import jvp
+from torch.func import jvp, vmap
 from torch.nn import functional as F
 
-from invariances.flow.layers import LIMIT, ActNorm
+from invariances.flow.config import FlowConfig
+from invariances.flow.layers import ActNorm
+from invariances.flow.runge_kutta import runge_kutta
+from invariances.flow.transform import Transform
 from invariances.system.machine import bfloat16
 
 STEPS = 16
 """Runge-Kutta steps between invariance and latent."""
+EXACT = 16
+"""Up to so many dimensions traces are exact."""
+_PROBES = 4
 _FREQUENCIES = 16
 
 
@@ -37,25 +44,25 @@ class Velocity(nn.Module):
         turns = torch.logspace(math.log10(0.25), math.log10(8), _FREQUENCIES)
         self.register_buffer("frequencies", 2 * math.pi * turns)
         self.time = _two_layers(2 * _FREQUENCIES, width)
-        self.told = _two_layers(condition, width) if condition else None
+        self.condition = _two_layers(condition, width) if condition else None
         self.first = nn.Linear(dim, width)
         self.blocks = nn.ModuleList(_ModulatedBlock(width, depth) for _ in range(blocks))
         self.last = nn.Linear(width, dim)
 
-    def forward(self, x: Tensor, time: Tensor, told: Tensor | None) -> Tensor:
-        """(N, D) at x (N, D) and times s (N,) in [0, 1], given what `embed` made of e."""
+    def forward(self, x: Tensor, time: Tensor, condition: Tensor | None) -> Tensor:
+        """(N, D) at x (N, D) and times s (N,) in [0, 1], given what `read` made of e."""
         phase = time[:, None] * self.frequencies
         given = self.time(torch.cat([phase.sin(), phase.cos()], dim=1))
-        given = F.silu(given if told is None else given + told)
+        given = F.silu(given if condition is None else given + condition)
         x = self.first(x)
         for block in self.blocks:
             x = block(x, given)
         velocity: Tensor = self.last(F.silu(x))
         return velocity
 
-    def embed(self, condition: Tensor) -> Tensor | None:
-        """(N, width) of e (N, E), the same at all times; None where the flow is told nothing."""
-        return None if self.told is None else self.told(condition)
+    def read(self, e: Tensor) -> Tensor | None:
+        """(N, width) of e (N, E), the same at all times; None where there is none."""
+        return None if self.condition is None else self.condition(e)
 
 
 def _two_layers(inputs: int, width: int) -> nn.Sequential:
@@ -85,82 +92,101 @@ class _ModulatedBlock(nn.Module):
         return out
 
 
-class ContinuousTransform(nn.Module):
+class Continuous(Transform):
     """v = x(0) of dx/ds = u(x, s | e) with x(1) = the latent, normalised; log-det = −∫ tr ∂u/∂x ds.
 
-    Its density may have several modes with little between them, where affine couplings leave bridges; so it finds
-    what a layer shows faintly in fewer pictures (docs/shapes.md). `STEPS` Runge-Kutta steps of fourth order make both
-    directions. The trace is estimated by ε · (∂u/∂x) ε, ε of random signs that are the same at every call: without
-    bias, a few nats from the truth for a single latent, and close to it in the mean of many.
+    Its density may have several modes with little between them, where affine couplings leave bridges. `STEPS`
+    Runge-Kutta steps of fourth order make both directions. The trace is exact up to `EXACT` dimensions; above, an
+    estimate by `probes`, which are the same for every item and at every call.
 
-    It learns by `matching_loss`. Sources: Lipman et al. 2023, "Flow matching for generative modeling"; Grathwohl et
-    al. 2019 for the trace.
+    It learns by flow matching, given the embedding normalised. Sources: Lipman et al. 2023, "Flow matching for
+    generative modeling"; Grathwohl et al. 2019 for the trace.
 
     Args:
-        dim: D, of latents.
-        condition: length of the embedding e.
-        width: of the `Velocity`, like `blocks` and `depth`.
-        blocks: residual blocks.
-        depth: hidden layers of each after its first.
+        config: `width`, `blocks` and `depth` of the `Velocity`.
+        latent_shape: Of x without batch, D numbers in all.
+        condition: E, length of the embedding.
     """
 
-    def __init__(self, dim: int, condition: int, width: int, blocks: int, depth: int) -> None:
+    likelihood = False
+
+    def __init__(self, config: FlowConfig, latent_shape: Sequence[int], condition: int) -> None:
         super().__init__()
+        dim = math.prod(latent_shape)
         self.norm = ActNorm(dim).requires_grad_(False)
-        self.velocity = Velocity(dim, condition, width, blocks, depth)
+        self.condition_norm = ActNorm(condition) if condition else None
+        self.velocity = Velocity(dim, condition, config.width, config.blocks, config.depth)
 
-    def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """(y (N, D), log-det (N,)) of latents (N, D) and embeddings (N, E)."""
-        x, told = self.norm(x), self.velocity.embed(condition)
-        generator = torch.Generator().manual_seed(0)
-        signs = torch.randint(2, x.shape, generator=generator).to(x) * 2 - 1
+    def forward(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """(v (N, *latent_shape), log-det (N,)) of latents and embeddings (N, E)."""
+        y, condition = self.norm(x.flatten(1)), self._read(e)
+        directions = probes(y.shape[1]).to(y)
 
-        def slope(x: Tensor, time: float) -> tuple[Tensor, Tensor]:
-            times = x.new_full((len(x),), time)
+        def slope(y: Tensor, time: float, step: int) -> tuple[Tensor, Tensor]:
+            times, signs = y.new_full((len(y),), time), directions[step]
+
+            def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+                found = jvp(lambda y: self.velocity(y, times, condition), (y,), (direction.expand_as(y),))
+                return found[0], found[1]
+
             with warnings.catch_warnings():  # the first one makes torch warn of a module of its own
                 warnings.simplefilter("ignore", FutureWarning)
-                found = jvp(lambda y: self.velocity(y, times, told), (x,), (signs,))
-            return found[0], (found[1] * signs).sum(dim=1)
+                velocity, changes = vmap(along)(signs)
+            return velocity[0], (changes * signs[:, None]).sum(dim=2).mean(dim=0)
 
-        x, log_det = _runge_kutta(slope, x, 1.0, 0.0)
-        return x, log_det + self.norm.log_det()
+        y, log_det = runge_kutta(slope, y, 1.0, 0.0, STEPS)
+        return y.view_as(x), log_det + self.norm.log_det()
 
-    def inverse(self, y: Tensor, condition: Tensor) -> Tensor:
-        """The latents (N, D) that forward maps to y, but for the error of the steps."""
-        told, nothing = self.velocity.embed(condition), y.new_zeros(len(y))
+    def inverse(self, v: Tensor, e: Tensor) -> Tensor:
+        """The latents that forward maps to v, but for the error of the steps."""
+        condition, nothing = self._read(e), v.new_zeros(len(v))
 
-        def slope(x: Tensor, time: float) -> tuple[Tensor, Tensor]:
-            return self.velocity(x, x.new_full((len(x),), time), told), nothing
+        def slope(x: Tensor, time: float, step: int) -> tuple[Tensor, Tensor]:
+            return self.velocity(x, x.new_full((len(x),), time), condition), nothing
 
-        return self.norm.inverse(_runge_kutta(slope, y, 0.0, 1.0)[0])
+        return self.norm.inverse(runge_kutta(slope, v.flatten(1), 0.0, 1.0, STEPS)[0]).view_as(v)
 
-    def matching_loss(self, x: Tensor, condition: Tensor, generator: torch.Generator) -> Tensor:
-        """E‖u(s x + (1 − s) ε, s | e) − (x − ε)‖² / D, (N,), of latents (N, D): ε ~ N(0, I), s uniform in [0, 1].
+    def loss(self, x: Tensor, e: Tensor, generator: torch.Generator) -> Tensor:
+        """E‖u(s x + (1 − s) ε, s | e) − (x − ε)‖² / D, (N,): ε ~ N(0, I), s uniform in [0, 1], x normalised.
 
-        The times of a batch are spread evenly. `generator`, on the CPU, draws both.
+        The times of a batch are spread evenly. In training mode, on processors that compute in bfloat16, u does.
         """
-        x = self.norm(x)
+        x = self.norm(x.flatten(1))
         count = len(x)
         noise = torch.randn(x.shape, generator=generator).to(x)
         times = ((torch.arange(count) + torch.rand(count, generator=generator)) / count).to(x)
         between = times[:, None] * x + (1 - times[:, None]) * noise
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16()):
-            velocity = self.velocity(between, times, self.velocity.embed(condition))
+        half = self.training and x.device.type == "cpu" and x.dtype == torch.float32 and bfloat16()
+        with torch.autocast("cpu", torch.bfloat16, enabled=True) if half else nullcontext():
+            velocity = self.velocity(between, times, self._read(e))
         error: Tensor = (velocity.to(x.dtype) - (x - noise)).square().mean(dim=1)
         return error
 
+    def _read(self, e: Tensor) -> Tensor | None:
+        return self.velocity.read(e if self.condition_norm is None else self.condition_norm(e))
 
-def _runge_kutta(
-    slope: Callable[[Tensor, float], tuple[Tensor, Tensor]], x: Tensor, start: float, stop: float
-) -> tuple[Tensor, Tensor]:
-    """The x (N, D) at time `stop` of what it is at `start`, and the integral (N,) of the slope's second part."""
-    step, integral = (stop - start) / STEPS, x.new_zeros(len(x))
-    for k in range(STEPS):
-        time = start + k * step
-        a, part_a = slope(x, time)
-        b, part_b = slope(x + step / 2 * a, time + step / 2)
-        c, part_c = slope(x + step / 2 * b, time + step / 2)
-        d, part_d = slope(x + step * c, time + step)
-        x = (x + step / 6 * (a + 2 * b + 2 * c + d)).clamp(-LIMIT, LIMIT)
-        integral = integral + step / 6 * (part_a + 2 * part_b + 2 * part_c + part_d)
-    return x, integral
+
+def probes(dim: int, steps: int = STEPS, seed: int = 0) -> Tensor:
+    """Signs ε, (steps, K, D), whose mean ε · A ε over K estimates tr A at each step: exactly for D ≤ `EXACT`.
+
+    They are rows of a Hadamard matrix, as large as the next power of two, in random order and with a random sign of
+    each column. The error Σ_{i≠j} ε_i ε_j A_ij has the mean 0 over these draws, and the variance 1/K of that of a
+    single vector of signs. Rows differ from step to step, so that in the sum over steps what A has in common at all of
+    them counts as with K · `steps` rows: for D ≤ 64 without error.
+
+    Args:
+        dim: D.
+        steps: Of the solver.
+        seed: Of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    size = 1 << (dim - 1).bit_length()
+    count = size if dim <= EXACT else _PROBES
+    order = torch.randperm(size, generator=generator)
+    rows = order.repeat(-(-steps * count // size))[: steps * count]
+    common = rows[:, None] & torch.arange(dim)
+    for shift in (32, 16, 8, 4, 2, 1):  # the parity of the bits in common
+        common = common ^ (common >> shift)
+    flips = torch.randint(2, (dim,), generator=generator)
+    signs = 1 - 2 * ((common & 1) ^ flips)
+    return signs.view(steps, count, dim).float()

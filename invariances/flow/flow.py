@@ -3,171 +3,110 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from invariances.flow.continuous import ContinuousTransform
-from invariances.flow.embedders.embedder import (
-    VECTOR_DEPTH,
-    Embedder,
-    EmbedderKind,
-    ResidualEmbedder,
-    log_probabilities,
-)
-from invariances.flow.layers import LIMIT, FlowBlock
+from invariances.flow.config import EmbedderConfig, FlowConfig
+from invariances.flow.continuous import Continuous
+from invariances.flow.couplings import Couplings, Permutation
+from invariances.flow.embedders.embedder import Embedder, NoEmbedder
+from invariances.flow.embedders.published import PublishedEmbedder
+from invariances.flow.embedders.regression import RegressionEmbedder
+from invariances.flow.layers import ActNorm
+from invariances.flow.transform import Transform
 from invariances.system.errors import UserError
 
-Transform = Literal["coupling", "continuous"]
+EMBEDDERS: dict[str, Callable[[EmbedderConfig, Sequence[int], int, bool], Embedder]] = {
+    "published": PublishedEmbedder,
+    "regression": RegressionEmbedder,
+}
+TRANSFORMS: dict[str, Callable[[FlowConfig, Sequence[int], int], Transform]] = {
+    "couplings": Couplings,
+    "continuous": Continuous,
+}
 
 
 class ConditionalFlow(nn.Module):
-    """v = t(z̄ | z), with log p(z̄ | z) = log N(v; 0, I) + log |det ∂v/∂z̄|.
+    """v = t(z̄ | e), e = embed(z), with log p(z̄ | z) = log N(v; 0, I) + log |det ∂v/∂z̄|.
 
-    "coupling", as published: `blocks` times ActNorm, double affine coupling and a fixed random permutation, each block
-    told the embedded representation. "continuous": one `ContinuousTransform`, told it at all times. What v says, z̄
-    knows and z does not: the invariances of the layer.
-
-    Latents and invariances are (N, D), or (N, D, 1, 1); representations are (N, C) or (N, C, H, W),
-    vectors also (N, C, 1, 1). Values between blocks are held within ±1e12, so that even a representation
-    far from all training data gives finite samples. Source: Rombach et al. 2020, section 3.2.
+    What v says, z̄ knows and z does not: the invariances of the layer. Latents and invariances are (N, *latent_shape),
+    of a flat shape also (N, D, 1, 1); representations are (N, C) or (N, C, H, W), vectors also (N, C, 1, 1). In place
+    of a representation `embedding` may come: what `embed` gave. Source: Rombach et al. 2020, section 3.2.
 
     Args:
-        latent_dim: D, at least 2.
-        representation_shape: (C,) or (C, H, W), without batch; () or None for an unconditional flow.
-        blocks: number of blocks; of a continuous transform, residual blocks of its velocity.
-        width: of the hidden layers of the coupling's nets, or of the velocity.
-        depth: number of their hidden layers, width to width, after the first.
-        embedder: "published", or "residual": see `ResidualEmbedder`.
-        embedder_depth: widths, ends included, of a vector's published embedder (4; the published flow on the
-            average-pooled AnimalFaces ResNet has 6). Maps need no number: see `MapEmbedder`.
-        embedder_width: of a residual embedder: channels of its first halving block, or a 16th of its hidden units.
-        embedder_auxiliary: values, besides the latent, that a residual one learns to guess: see `ResidualEmbedder`.
-        embedder_statistics: whether a residual one reads the statistics of a map's channels too.
-        probabilities: the representation is a softmax: its logarithm is embedded (the published flows embed
+        config: The architecture.
+        latent_shape: (D,) or (C, H, W), without batch; two numbers or more in all.
+        representation_shape: (C,) or (C, H, W), without batch; () for an unconditional flow.
+        probabilities: The representation is a softmax: its logarithm is embedded (the published flows embed
             probabilities as they are, and so lose what lies in the faint ones).
-        transform: "coupling" or "continuous".
+
+    Attributes:
+        latent_dim: D, numbers of a latent.
+        embedder: An `Embedder`.
+        transform: A `Transform`.
 
     Raises:
-        UserError: where a size is impossible, or a tensor has another shape than announced here.
+        UserError: A shape is impossible, or a tensor has another one than announced here.
     """
 
     def __init__(
         self,
-        latent_dim: int,
-        representation_shape: Sequence[int] | None = (),
-        blocks: int = 20,
-        width: int = 1024,
-        depth: int = 2,
-        embedder: EmbedderKind = "published",
-        embedder_depth: int = VECTOR_DEPTH,
-        embedder_width: int = 64,
-        embedder_auxiliary: int = 0,
-        embedder_statistics: bool = False,
+        config: FlowConfig,
+        latent_shape: Sequence[int],
+        representation_shape: Sequence[int] = (),
         probabilities: bool = False,
-        transform: Transform = "coupling",
     ) -> None:
         super().__init__()
-        shape = [int(size) for size in representation_shape or ()]
-        if len(shape) == 3 and shape[1:] == [1, 1]:
-            shape = shape[:1]
-        _check(latent_dim, shape, blocks, width, depth, embedder_depth)
-        if embedder not in get_args(EmbedderKind) or embedder_width < 1 or embedder_auxiliary < 0:
-            raise UserError(
-                f"an embedder {embedder!r} of width {embedder_width} with {embedder_auxiliary} auxiliary values cannot "
-                "be made; use 'published' or 'residual', a width of at least 1, and 0 values or more"
-            )
-        if transform not in get_args(Transform):
-            raise UserError(f"transform {transform!r} is unknown; use 'coupling' or 'continuous'")
-        self.latent_dim = latent_dim
-        self.representation_shape = tuple(shape)
-        self.config: dict[str, Any] = {
-            "latent_dim": latent_dim,
-            "representation_shape": shape,
-            "blocks": blocks,
-            "width": width,
-            "depth": depth,
-            "embedder": embedder,
-            "embedder_depth": embedder_depth,
-            "embedder_width": embedder_width,
-            "embedder_auxiliary": embedder_auxiliary,
-            "embedder_statistics": embedder_statistics,
-            "probabilities": probabilities,
-            "transform": transform,
-        }
-        self.continuous = transform == "continuous"
-        self.embedder = Embedder(
-            shape,
-            latent_dim,
-            embedder,
-            embedder_depth,
-            embedder_width,
-            embedder_auxiliary,
-            mixes=not self.continuous,
-            statistics=embedder_statistics,
-        )
-        told = self.embedder.outputs
-        self.blocks = nn.ModuleList(
-            [ContinuousTransform(latent_dim, told, width, blocks, depth)]
-            if self.continuous
-            else [FlowBlock(latent_dim, told, width, depth) for _ in range(blocks)]
-        )
+        self.config, self.probabilities = config, bool(probabilities)
+        self.latent_shape = _latent_shape(latent_shape)
+        self.latent_dim = math.prod(self.latent_shape)
+        self.representation_shape = _representation_shape(representation_shape)
+        shape = self.representation_shape
+        self.embedder: Embedder = NoEmbedder()
+        if shape:
+            make = EMBEDDERS[config.embedder.kind]
+            self.embedder = make(config.embedder, shape, self.latent_dim, self.probabilities)
+        self.transform = TRANSFORMS[config.transform](config, self.latent_shape, self.embedder.outputs)
 
     def forward(
-        self, latent: Tensor, representation: Tensor | None = None, gaussian: Tensor | None = None
+        self, latent: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """(invariance (N, D), log |det| (N,)) of latents (N, D) given their representations.
+        """(invariance (N, *latent_shape), log |det| (N,)) of latents given their representations."""
+        x = self._announced(latent, "latent")
+        invariance, log_det = self.transform(x, self._condition(representation, embedding, len(x)))
+        return invariance, log_det
 
-        `gaussian` may come in place of these where the embedder is residual: what `self.gaussian` made of them.
-        """
-        x, condition = self._told(latent, representation, gaussian)
-        log_det = x.new_zeros(len(x))
-        for block in self.blocks:
-            x, block_log_det = block(x, condition)
-            log_det = log_det + block_log_det
-        return x, log_det
-
-    def matching_loss(
-        self,
-        latent: Tensor,
-        representation: Tensor | None,
-        gaussian: Tensor | None,
-        generator: torch.Generator,
+    def inverse(
+        self, invariance: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
     ) -> Tensor:
-        """What a continuous transform learns by, (N,): see `ContinuousTransform.matching_loss`."""
-        x, condition = self._told(latent, representation, gaussian)
-        transform = self.blocks[0]
-        assert isinstance(transform, ContinuousTransform)
-        return transform.matching_loss(x, condition, generator)
+        """The latents (N, *latent_shape) whose invariances, given the representations, these are."""
+        v = self._announced(invariance, "invariance")
+        return self.transform.inverse(v, self._condition(representation, embedding, len(v)))
 
-    def inverse(self, invariance: Tensor, representation: Tensor | None = None) -> Tensor:
-        """The latents (N, D) whose invariances (N, D), given the representations, these are."""
-        y = self._vectors(invariance, "invariance")
-        return self._inverse(y, self._condition(representation, len(y)))
-
-    def log_prob(self, latent: Tensor, representation: Tensor | None = None) -> Tensor:
+    def log_prob(
+        self, latent: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
+    ) -> Tensor:
         """Log-density in nats, log p(z̄ | z) = −½‖v‖² − D/2 · log 2π + log |det|; (N,)."""
-        invariance, log_det = self(latent, representation)
+        invariance, log_det = self(latent, representation, embedding)
         constant = 0.5 * self.latent_dim * math.log(2 * math.pi)
-        log_prob: Tensor = log_det - 0.5 * invariance.square().sum(dim=1) - constant
+        log_prob: Tensor = log_det - 0.5 * invariance.flatten(1).square().sum(dim=1) - constant
         return log_prob
 
-    @property
-    def residual_embedder(self) -> ResidualEmbedder | None:
-        """The embedder, if it is one that a regression teaches first."""
-        return self.embedder.net if isinstance(self.embedder.net, ResidualEmbedder) else None
-
-    def gaussian(self, representation: Tensor) -> Tensor:
-        """(N, 2 D + 2 S) or longer, all that a residual embedder passes on: see `ResidualEmbedder.gaussian`."""
-        assert self.residual_embedder is not None
-        return self.residual_embedder.gaussian(self.read(self._announced(representation)))
-
-    def gaussian_log_prob(self, latent: Tensor, representation: Tensor) -> Tensor:
-        """Log N(z̄; μ(z), σ²(z)) in nats, (N,): the residual embedder's own density of the latent."""
-        assert self.residual_embedder is not None
-        return self.residual_embedder.log_prob(self._vectors(latent, "latent"), self.gaussian(representation))
+    def loss(
+        self,
+        latent: Tensor,
+        generator: torch.Generator,
+        representation: Tensor | None = None,
+        embedding: Tensor | None = None,
+    ) -> Tensor:
+        """What the transform learns by, (N,): see `Transform.loss`."""
+        x = self._announced(latent, "latent")
+        return self.transform.loss(x, self._condition(representation, embedding, len(x)), generator)
 
     @torch.no_grad()
     def sample(
@@ -177,102 +116,161 @@ class ConditionalFlow(nn.Module):
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """z̄ = t⁻¹(temperature · ε | z), ε ~ N(0, I): n latents for each representation; (N, n, D).
+        """z̄ = t⁻¹(temperature · ε | z), ε ~ N(0, I): n latents for each representation; (N, n, *latent_shape).
 
         Args:
             representation: (N, C) or (N, C, H, W); None for an unconditional flow (then N = 1).
-            n: samples for each.
-            temperature: standard deviation of the invariances; 0 gives the most typical latent.
-            generator: source of ε; on the flow's device or on the CPU.
+            n: Samples for each.
+            temperature: Standard deviation of the invariances; 0 gives the most typical latent.
+            generator: Source of ε; on the flow's device or on the CPU.
+
+        Raises:
+            UserError: `n` or `temperature` gives no samples.
         """
+        if n < 1 or not 0 <= temperature < math.inf:
+            raise UserError(
+                f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, and a number ≥ 0"
+            )
         embedding = self.embed(representation)
-        count = len(embedding) * n
-        weight = self._weight()
+        count, weight = len(embedding) * n, self._weight()
         device = weight.device if generator is None else generator.device
-        noise = torch.randn(count, self.latent_dim, generator=generator, device=device, dtype=weight.dtype)
+        noise = torch.randn(count, *self.latent_shape, generator=generator, device=device, dtype=weight.dtype)
         condition = embedding.repeat_interleave(n, dim=0)
-        latents = self._inverse(temperature * noise.to(weight.device), condition)
-        return latents.view(len(embedding), n, self.latent_dim)
+        latents = self.transform.inverse(temperature * noise.to(weight.device), condition)
+        return latents.view(len(embedding), n, *self.latent_shape)
 
     def embed(self, representation: Tensor | None = None) -> Tensor:
         """The embedded representations (N, E); (N, 0) where the flow has none."""
         if not self.representation_shape:
             return self._weight().new_zeros(1 if representation is None else len(representation), 0)
-        expected = self.representation_shape
         if representation is None:
-            raise UserError(f"this flow needs a representation of shape {('N', *expected)}; none was given.")
-        embedding: Tensor = self.embedder(self.read(self._announced(representation)))
+            expected = ("N", *self.representation_shape)
+            raise UserError(f"this flow needs a representation of shape {expected}; none was given.")
+        embedding: Tensor = self.embedder(representation)
         return embedding
 
-    def read(self, representation: Tensor) -> Tensor:
-        """What the embedder is given: the representation, or its logarithm where it is one of probabilities."""
-        return log_probabilities(representation) if self.config["probabilities"] else representation
+    def spec(self) -> dict[str, Any]:
+        """Plain values that `restored` builds the same architecture from."""
+        return {
+            "config": asdict(self.config),
+            "latent_shape": list(self.latent_shape),
+            "representation_shape": list(self.representation_shape),
+            "probabilities": self.probabilities,
+        }
 
-    def _announced(self, representation: Tensor) -> Tensor:
-        """The representation in the flow's dtype, if it has the shape that the flow was built for."""
-        expected, z = self.representation_shape, representation
-        if len(expected) == 1 and z.dim() == 4 and z.shape[2:] == (1, 1):
-            z = z.flatten(1)
-        if tuple(z.shape[1:]) != expected:
+    @classmethod
+    def restored(cls, spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> ConditionalFlow:
+        """The flow of a `spec` with the weights of a state dict, compared with it before any memory is taken.
+
+        Raises:
+            UserError: The spec is of an older version or impossible, or the weights are not those of such a flow.
+        """
+        if "latent_dim" in spec:
+            raise UserError("the flow was written by an older version; train again")
+        with torch.device("meta"):
+            expected = _built(cls, spec).state_dict()
+        differ = [
+            name
+            for name in {**expected, **state}
+            if name not in state or name not in expected or state[name].shape != expected[name].shape
+        ]
+        if differ:
             raise UserError(
-                f"the representation has shape {tuple(z.shape)}, but this flow was built for "
-                f"{('N', *expected)}; use the layer and network that it was trained for."
+                f"the weights are of another architecture than it says ({differ[0]} is missing, too much, or of "
+                "another shape); train again"
             )
-        return z.to(self._weight().dtype)
+        flow = _built(cls, spec)
+        flow.load_state_dict(state)
+        _check_weights(flow)
+        return flow
 
-    def _inverse(self, y: Tensor, condition: Tensor) -> Tensor:
-        for block in reversed(self.blocks):
-            assert isinstance(block, (FlowBlock, ContinuousTransform))
-            y = block.inverse(y, condition)
-        return y
-
-    def _condition(self, representation: Tensor | None, count: int) -> Tensor:
-        condition = self.embed(representation)
-        if len(condition) == count:
-            return condition
-        if not self.representation_shape or len(condition) == 1:
-            return condition.expand(count, -1)
+    def _condition(self, representation: Tensor | None, embedding: Tensor | None, count: int) -> Tensor:
+        if embedding is None:
+            frozen = self.training and self.embedder.taught_first
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen):
+                embedding = self.embed(representation)
+        elif embedding.shape[1:] != (self.embedder.outputs,):
+            raise UserError(
+                f"the embedding has shape {tuple(embedding.shape)}, but this flow's are (N, {self.embedder.outputs})."
+            )
+        embedding = embedding.to(self._weight().dtype)
+        if len(embedding) == count:
+            return embedding
+        if not self.representation_shape or len(embedding) == 1:
+            return embedding[:1].expand(count, -1)
         raise UserError(
-            f"{len(condition)} representations were given for {count} latents; give one for each, "
+            f"{len(embedding)} representations were given for {count} latents; give one for each, "
             "or one for all."
         )
 
-    def _told(
-        self, latent: Tensor, representation: Tensor | None, gaussian: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Latents (N, D) and what the blocks are told of them, (N, E)."""
-        x = self._vectors(latent, "latent")
-        return x, self._condition(representation, len(x)) if gaussian is None else self._mixed(gaussian)
-
-    def _mixed(self, gaussian: Tensor) -> Tensor:
-        assert self.residual_embedder is not None
-        return self.residual_embedder.mixed(gaussian).clamp(-LIMIT, LIMIT)
-
-    def _vectors(self, x: Tensor, name: str) -> Tensor:
-        if x.dim() == 4 and x.shape[2:] == (1, 1):
+    def _announced(self, x: Tensor, name: str) -> Tensor:
+        if len(self.latent_shape) == 1 and x.dim() == 4 and x.shape[2:] == (1, 1):
             x = x.flatten(1)
-        if x.dim() != 2 or x.shape[1] != self.latent_dim:
-            raise UserError(
-                f"the {name} has shape {tuple(x.shape)}, but this flow works on (N, {self.latent_dim})."
-            )
+        if tuple(x.shape[1:]) != self.latent_shape:
+            expected = ", ".join(map(str, ("N", *self.latent_shape)))
+            raise UserError(f"the {name} has shape {tuple(x.shape)}, but this flow works on ({expected}).")
         return x.to(self._weight().dtype)
 
     def _weight(self) -> Tensor:
         """Any parameter, for its device and dtype."""
-        return next(self.blocks.parameters())
+        return next(self.transform.parameters())
 
 
-def _check(
-    latent_dim: int, shape: list[int], blocks: int, width: int, depth: int, embedder_depth: int
-) -> None:
-    if latent_dim < 2:
-        raise UserError(f"latent_dim is {latent_dim}, but a coupling needs two halves; give at least 2.")
-    if len(shape) not in (0, 1, 3) or any(size < 1 for size in shape):
+def _whole(shape: object) -> tuple[int, ...]:
+    """The sizes of a shape; empty where it is none."""
+    try:
+        return tuple(operator.index(size) for size in shape)  # type: ignore[attr-defined]
+    except TypeError:
+        return (0,)
+
+
+def _latent_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    found = _whole(shape)
+    if len(found) not in (1, 3) or min(found) < 1 or math.prod(found) < 2:
+        raise UserError(f"latent_shape is {shape!r}; give (D,) or (C, H, W), of two numbers or more in all.")
+    return found
+
+
+def _representation_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    found = _whole(shape)
+    if len(found) not in (0, 1, 3) or any(size < 1 for size in found):
         raise UserError(
-            f"representation_shape is {tuple(shape)}; give (C,), (C, H, W), or () for an unconditional flow."
+            f"representation_shape is {shape!r}; give (C,), (C, H, W), or () for an unconditional flow."
         )
-    if blocks < 1 or width < 1 or depth < 0 or embedder_depth < 2:
-        raise UserError(
-            f"blocks = {blocks}, width = {width}, depth = {depth}, embedder_depth = {embedder_depth} "
-            "make no flow; give at least 1, 1, 0 and 2."
-        )
+    return found[:1] if found[1:] == (1, 1) else found
+
+
+def _built(kind: type[ConditionalFlow], spec: Mapping[str, Any]) -> ConditionalFlow:
+    """A new flow of this architecture."""
+    try:
+        config = dict(spec["config"])
+        embedder = EmbedderConfig(**config.pop("embedder"))
+        shapes = spec["latent_shape"], spec["representation_shape"]
+        return kind(FlowConfig(**config, embedder=embedder), *shapes, spec["probabilities"])
+    except (KeyError, TypeError):
+        raise UserError("the flow's description is damaged or of another version; train again") from None
+    except (RuntimeError, OverflowError):
+        raise UserError("the flow's description names impossible sizes; train again") from None
+
+
+def _check_weights(flow: ConditionalFlow) -> None:
+    """Refuses weights that no training leaves.
+
+    Raises:
+        UserError: Naming the first.
+    """
+    for name, module in flow.named_modules():
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        wrong = [key for key, each in own if not bool(each.isfinite().all())]
+        if isinstance(module, ActNorm) and not bool(module.scale.all()):
+            wrong.append("scale")
+        if isinstance(module, Permutation):
+            places = torch.arange(len(module.order), device=module.order.device)
+            if not torch.equal(module.order.sort().values, places) or not torch.equal(
+                module.order.argsort(), module.back
+            ):
+                wrong.append("order")
+        if wrong:
+            raise UserError(
+                f"the weights are damaged: {name}.{wrong[0]} holds values that no training leaves; fetch or train again"
+            )

@@ -13,7 +13,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from invariances.features.stream import Features
-from invariances.flow.embedders.residual import Whitening, as_vectors
+from invariances.flow.embedders.published import PublishedEmbedder
+from invariances.flow.embedders.regression import RegressionEmbedder
+from invariances.flow.embedders.residual import Whitening
 from invariances.flow.flow import ConditionalFlow
 from invariances.system.seeds import seeded
 
@@ -39,20 +41,18 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
     Where these do not fit into 100 MB, as many as do are whitened, and the read-out passes over all in small parts.
 
     Args:
-        flow: A new one. What a residual embedder reads as vectors is whitened only.
+        flow: A new one. Vectors that a regression embedder reads are whitened only; maps that it reads are left alone.
         features: Of the layer that the flow is for.
         seed: Of the choice of pictures and of the rotations.
         progress: A bar on stderr where reading takes long, as where the network has to run for it.
     """
-    net = flow.residual_embedder
-    if not flow.representation_shape or (net is not None and net.whitening is None):
+    published = isinstance(flow.embedder, PublishedEmbedder)
+    if not published and _whitening(flow) is None:
         return
-    whitening = None if net is None else net.whitening
-    kept = flow.representation_shape if whitening is None else whitening.mean.shape
-    values = max(1, torch.Size(kept).numel())
+    values = math.prod(flow.representation_shape)
     chosen = torch.randperm(features.n, generator=seeded("start", seed))[: _most_rows(flow)]
     few = chosen[: max(100, _MOST_VALUES // values)]
-    again = len(few) < len(chosen) and net is None
+    again = published and len(few) < len(chosen)
     device = next(flow.parameters()).device
     total = len(few) + len(chosen) * again
     with tqdm(total=total, desc="embedder's start", unit="img", delay=2, disable=not progress) as bar:
@@ -60,13 +60,13 @@ def start_embedder(flow: ConditionalFlow, features: Features, seed: int = 0, pro
         def read(indices: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
             for part in torch.split(indices, _PICTURES_AT_ONCE):
                 mean, _, z = features.batch(part)
-                yield z.to(device).reshape(len(part), *flow.representation_shape), mean.to(device)
+                yield z.to(device).reshape(len(part), *flow.representation_shape), mean.to(device).flatten(1)
                 bar.update(len(part))
 
-        z = torch.empty(len(few), *kept, device=device)
+        z = torch.empty(len(few), *flow.representation_shape, device=device)
         latent = torch.empty(len(few), flow.latent_dim, device=device)
         for start, (some, mean) in zip(range(0, len(few), _PICTURES_AT_ONCE), read(few)):
-            z[start : start + len(some)] = some if whitening is None else as_vectors(some)
+            z[start : start + len(some)] = some
             latent[start : start + len(some)] = mean
         whiten_embedder(flow, z, seed)
         pairs: Iterable[tuple[Tensor, Tensor]] = [(z, latent)]
@@ -82,7 +82,7 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
 
     UΛUᵀ is the covariance of what a layer is given (of a convolution: of patches, and U has as many columns as it has
     outputs; of a linear layer U has all, the faintest too), and Q is random with orthonormal rows or columns.
-    A residual embedder has one such layer, its `Whitening`, which stays as it is set here.
+    A regression embedder of vectors has one such layer, its `Whitening`, which stays as it is set here.
     So as little as possible is lost on the way to the embedding, and what a layer barely shows (the colour, to a
     classifier of shapes) counts as much as what it shows well; training finds it late otherwise. The architecture
     stays as it is; only the weights that training starts from change. Nothing changes where the representation
@@ -90,21 +90,20 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
 
     Args:
         flow: A new one, with a representation.
-        representation: (N, C) or (N, C, H, W) of some hundred pictures; for a residual embedder also `as_vectors` of
-            them.
+        representation: (N, C) or (N, C, H, W) of some hundred pictures.
         seed: Of the rotations.
     """
     if len(representation) < 2 or not flow.representation_shape:
         return
     generator = torch.Generator().manual_seed(seed)
-    if flow.residual_embedder is not None:
-        if flow.residual_embedder.whitening is not None:
-            _set(flow.residual_embedder.whitening, as_vectors(flow.read(representation)), generator)
+    x, whitening = flow.embedder.read(representation), _whitening(flow)
+    if whitening is not None:
+        _set(whitening, x.flatten(1), generator)
+    if not isinstance(flow.embedder, PublishedEmbedder):
         return
     flow.train()
     parts = [each for each in flow.embedder.net.children() if not isinstance(each, nn.Flatten)]
     learning = [index for index, each in enumerate(parts) if isinstance(each, (nn.Linear, nn.Conv2d))]
-    x = flow.read(representation).reshape(len(representation), *flow.representation_shape)
     for start, stop in pairwise(learning):
         layer = parts[start]
         assert isinstance(layer, (nn.Linear, nn.Conv2d))
@@ -120,6 +119,11 @@ def whiten_embedder(flow: ConditionalFlow, representation: Tensor, seed: int = 0
         if stop == learning[-1]:
             given = given[:1]  # what follows the last of these layers is only to see some pictures
         x = torch.cat([nn.Sequential(*parts[start:stop])(each) for each in given])
+
+
+def _whitening(flow: ConditionalFlow) -> Whitening | None:
+    """Of a regression embedder of vectors."""
+    return flow.embedder.whitening if isinstance(flow.embedder, RegressionEmbedder) else None
 
 
 def _set(whitening: Whitening, rows: Tensor, generator: torch.Generator) -> None:
@@ -181,7 +185,7 @@ def read_out(
         ridges: λ to choose from, as shares of the features' mean variance.
     """
     last = _last_layer(flow)
-    if last is None or flow.residual_embedder is not None:
+    if last is None or not isinstance(flow.embedder, PublishedEmbedder):
         return
     seen: list[Tensor] = []
     latents, count, most = [], 0, _most_rows(flow)
@@ -190,7 +194,7 @@ def read_out(
     for representation, latent in pairs:
         for part in torch.split(representation[: most - count], 1000):
             flow.embed(part)
-        latents.append(latent[: most - count])
+        latents.append(latent[: most - count].flatten(1))
         count += len(latents[-1])
         if count == most:
             break

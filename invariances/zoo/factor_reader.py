@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from invariances.data.shapes import FACTORS, Factor
 from invariances.flow.embedders.embedder import log_probabilities
 from invariances.flow.embedders.residual import residual_network
+from invariances.system.errors import UserError
 from invariances.system.network_file import read_network, save_network
 
 Factors = Mapping[str, Tensor]
@@ -83,7 +84,6 @@ class FactorReader(nn.Module):
         shape: of the input without batch, (C, H, W) or (C,); (3, 64, 64) reads pictures.
         width: of its `residual_network`.
         probabilities: the input is a softmax, whose logarithm is read.
-        statistics: as of `residual_network`.
     """
 
     temperature: Tensor
@@ -91,20 +91,11 @@ class FactorReader(nn.Module):
     offset: Tensor
 
     def __init__(
-        self,
-        shape: Sequence[int] = (3, 64, 64),
-        width: int = 24,
-        probabilities: bool = False,
-        statistics: bool = False,
+        self, shape: Sequence[int] = (3, 64, 64), width: int = 24, probabilities: bool = False
     ) -> None:
         super().__init__()
-        self.config = {
-            "shape": list(shape),
-            "width": width,
-            "probabilities": probabilities,
-            "statistics": statistics,
-        }
-        self.net = residual_network(shape, width, OUTPUTS, "batch", statistics)
+        self.config = {"shape": list(shape), "width": width, "probabilities": probabilities}
+        self.net = residual_network(shape, width, OUTPUTS, "batch")
         self.register_buffer("temperature", torch.ones(OUTPUTS))
         self.register_buffer("slope", torch.ones(OUTPUTS))
         self.register_buffer("offset", torch.zeros(OUTPUTS))
@@ -160,7 +151,10 @@ def load_readers(path: str | Path, names: Iterable[str] | None = None) -> dict[s
     )
     readers = {}
     for name in names or architecture["readers"]:
-        reader = FactorReader(**architecture["readers"][name])
+        config = dict(architecture["readers"][name])
+        if config.pop("statistics", False):
+            raise UserError(f"{path} was written by an older version; make it anew")
+        reader = FactorReader(**config)
         start = f"{name}/"
         reader.load_state_dict(
             {key.removeprefix(start): each for key, each in tensors.items() if key.startswith(start)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,10 +98,14 @@ def _fill_backbone(module: nn.Module, state: Mapping[str, Any]) -> None:
     )
 
 
-def _flow(**architecture: Any) -> nn.Module:
+def _flow(
+    latent_dim: int, representation_shape: Sequence[int], embedder_depth: int, **sizes: Any
+) -> nn.Module:
+    from invariances.flow.config import EmbedderConfig, FlowConfig
     from invariances.flow.flow import ConditionalFlow
 
-    return ConditionalFlow(**architecture)
+    config = FlowConfig(**sizes, embedder=EmbedderConfig(depth=embedder_depth))
+    return ConditionalFlow(config, (latent_dim,), representation_shape)
 
 
 def _bigae(**architecture: Any) -> nn.Module:

@@ -38,6 +38,9 @@ class Rule:
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.*)")
 
 
+_TRANSFORM = "transform."
+
+
 _COUPLING = re.compile(r"coupling\.(first|second)\.([st])\.(.*)")
 
 
@@ -69,9 +72,10 @@ _VGG_SLICES = (4, 9, 16, 23, 30)
 
 
 def _flow(own: str, module: ConditionalFlow) -> Rule:
-    found = _BLOCK.fullmatch(own)
-    if not found:
+    if not own.startswith(_TRANSFORM):
         return Rule(_embedder(own, module))
+    found = _BLOCK.fullmatch(own.removeprefix(_TRANSFORM))
+    assert found is not None
     rest = found[2].replace("norm.", "norm_layer.")
     rest = rest.replace("permutation.order", "shuffle.forward_shuffle_idx")
     rest = rest.replace("permutation.back", "shuffle.backward_shuffle_idx")
@@ -131,7 +135,11 @@ def _lpips(own: str) -> Rule:
 def rules(module: nn.Module, names: Iterable[str] = ()) -> dict[str, Rule]:
     """For each of the module's own entries, where it comes from. `names` are those of the checkpoint."""
     own = module.state_dict()
-    if isinstance(module, ConditionalFlow):
+    if (
+        isinstance(module, ConditionalFlow)
+        and module.config.transform == "couplings"
+        and not module.embedder.taught_first
+    ):
         return {name: _flow(name, module) for name in own}
     if isinstance(module, (BigGAN, BigAE)):
         translate = _generator if isinstance(module, BigGAN) else _autoencoder

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
-from invariances.flow.embedders.residual import as_vectors
+from invariances.flow.config import EmbedderConfig, FlowConfig
 from invariances.flow.flow import ConditionalFlow
 from invariances.training.start import read_out, start_embedder, whiten_embedder
+
+REGRESSION = EmbedderConfig("regression", width=2)
 
 
 def faint_world(count=4000, seed=0):
@@ -16,7 +18,7 @@ def faint_world(count=4000, seed=0):
 
 def test_whitening_makes_faint_directions_as_strong_as_the_others():
     z, _ = faint_world()
-    flow = ConditionalFlow(4, (16,), blocks=1, width=8)
+    flow = ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), (16,))
     first = flow.embedder.net[0]
     torch.nn.init.eye_(first.weight)
     whiten_embedder(flow, z)
@@ -29,7 +31,7 @@ def test_whitening_makes_faint_directions_as_strong_as_the_others():
 def test_embedding_starts_as_a_guess_of_the_latent(shape, bound):
     torch.manual_seed(0)
     z, latent = faint_world()
-    flow = ConditionalFlow(4, shape, blocks=1, width=8)
+    flow = ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), shape)
     z = z.unflatten(1, shape) if len(shape) > 1 else z
     whiten_embedder(flow, z[:1000])
     read_out(flow, [(z, latent)])
@@ -50,7 +52,7 @@ def test_few_pictures_do_not_make_a_wild_guess():
 
     def error(**options):
         torch.manual_seed(0)
-        flow = ConditionalFlow(4, (20, 2, 2), blocks=1, width=8)
+        flow = ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), (20, 2, 2))
         read_out(flow, [(z, latent)], **options)
         return (flow.eval().embed(new_z).detach() - new_latent).square().mean()
 
@@ -68,7 +70,7 @@ def test_embedding_of_probabilities_finds_what_the_faint_ones_tell():
 
     unexplained = {}
     for probabilities in (False, True):
-        flow = ConditionalFlow(4, (8,), blocks=1, width=8, probabilities=probabilities)
+        flow = ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), (8,), probabilities=probabilities)
         z, hidden = world(0)
         whiten_embedder(flow, z[:1000])
         read_out(flow, [(z, hidden)])
@@ -80,52 +82,25 @@ def test_embedding_of_probabilities_finds_what_the_faint_ones_tell():
 
 
 def test_a_flow_that_is_told_nothing_is_left_alone():
-    flow = ConditionalFlow(4, (), blocks=1, width=8)
+    flow = ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), ())
     before = {name: each.clone() for name, each in flow.state_dict().items()}
     read_out(flow, [(torch.zeros(8, 0), torch.zeros(8, 4))])
     assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
 
 
-class ToldMaps:
-    """Maps whose channels' means and deviations vary less and less from one channel to the next."""
-
-    n = 5000
-
-    def batch(self, indices):
-        generator = torch.Generator().manual_seed(int(indices[0]))
-        z = torch.randn(len(indices), 3, 8, 8, generator=generator)
-        moved = torch.randn(2, len(indices), 3, 1, 1, generator=generator)
-        size = torch.tensor([1.0, 0.1, 0.03])[:, None, None]
-        return (
-            torch.zeros(len(indices), 4),
-            torch.zeros(len(indices), 4),
-            size * (z * moved[0].abs() + moved[1]),
-        )
-
-
-def test_a_residual_embedder_of_maps_is_given_the_whitened_statistics_of_their_channels():
-    residual = {"embedder": "residual", "embedder_width": 2, "embedder_statistics": True}
-    flow = ConditionalFlow(4, (3, 8, 8), blocks=1, width=8, **residual)
-    plain = ConditionalFlow(4, (3, 8, 8), blocks=1, width=8, **{**residual, "embedder_statistics": False})
-    assert plain.residual_embedder.whitening is None
-    start_embedder(plain, None)  # nothing is read
+def test_a_regression_embedder_of_maps_starts_as_it_is():
+    flow = ConditionalFlow(FlowConfig(blocks=1, width=8, embedder=REGRESSION), (4,), (3, 8, 8))
     before = {name: each.clone() for name, each in flow.state_dict().items()}
-    start_embedder(flow, ToldMaps())
-    whitening = flow.residual_embedder.whitening
-    changed = [name for name, each in flow.state_dict().items() if not torch.equal(each, before[name])]
-    assert len(changed) == len(list(whitening.buffers())) == 2
-    z = ToldMaps().batch(torch.arange(5000))[2]
-    statistics = torch.cat([z.mean((2, 3)), z.std((2, 3), correction=0)], dim=1)
-    torch.testing.assert_close(as_vectors(z), statistics)
-    assert torch.allclose(torch.cov(whitening(statistics).T), torch.eye(6), atol=0.2)
+    start_embedder(flow, None)  # nothing is read
+    assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
 
 
-def test_a_residual_embedder_of_vectors_is_given_whitened_ones_and_keeps_its_weights():
-    flow = ConditionalFlow(4, (6,), blocks=1, width=8, embedder="residual", embedder_width=2)
+def test_a_regression_embedder_of_vectors_is_given_whitened_ones_and_keeps_its_weights():
+    flow = ConditionalFlow(FlowConfig(blocks=1, width=8, embedder=REGRESSION), (4,), (6,))
     before = {name: each.clone() for name, each in flow.state_dict().items()}
     start_embedder(flow, Told())
     changed = {name for name, each in flow.state_dict().items() if not torch.equal(each, before[name])}
-    whitening = flow.residual_embedder.whitening
+    whitening = flow.embedder.whitening
     assert {name.split(".")[-1] for name in changed} == {"mean", "weight"}
     assert len(changed) == len(list(whitening.buffers())) == 2
     assert not list(whitening.parameters())
@@ -136,13 +111,13 @@ def test_a_residual_embedder_of_vectors_is_given_whitened_ones_and_keeps_its_wei
 
 
 def test_vectors_whose_whitening_would_outweigh_the_network_are_normalised_alone():
-    flow = ConditionalFlow(4, (2049,), blocks=1, width=8, embedder="residual", embedder_width=2)
-    assert flow.residual_embedder.whitening is None
+    flow = ConditionalFlow(FlowConfig(blocks=1, width=8, embedder=REGRESSION), (4,), (2049,))
+    assert flow.embedder.whitening is None
     start_embedder(flow, Told())
 
 
 def test_a_layer_that_never_varies_is_left_alone():
-    flow = ConditionalFlow(4, (6,), blocks=1, width=8)
+    flow = ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), (6,))
     before = {name: each.clone() for name, each in flow.state_dict().items()}
     whiten_embedder(flow, torch.ones(20, 6))
     assert all(torch.equal(each, before[name]) for name, each in flow.state_dict().items())
@@ -165,7 +140,7 @@ class Told:
 @pytest.mark.parametrize(("fit", "reads", "bound"), [(5000, 5000, 0.5), (500, 5500, 0.6)])
 def test_the_start_reads_pictures_from_all_over_in_small_parts(monkeypatch, fit, reads, bound):
     monkeypatch.setattr("invariances.training.start._MOST_VALUES", 6 * fit)
-    features, flow = Told(), ConditionalFlow(4, (6,), blocks=1, width=8)
+    features, flow = Told(), ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), (6,))
     start_embedder(flow, features)
     read = torch.cat(features.read)
     assert max(len(each) for each in features.read) <= 64
@@ -178,7 +153,7 @@ def test_the_start_reads_pictures_from_all_over_in_small_parts(monkeypatch, fit,
 
 def test_reading_out_in_parts_is_reading_out_at_once():
     z, latent = faint_world(count=2000)
-    flows = [ConditionalFlow(4, (4, 2, 2), blocks=1, width=8) for _ in range(2)]
+    flows = [ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), (4, 2, 2)) for _ in range(2)]
     flows[1].load_state_dict(flows[0].state_dict())
     z = z.unflatten(1, (4, 2, 2))
     read_out(flows[0], [(z[:1000], latent[:1000]), (z[1000:], latent[1000:])])
@@ -189,13 +164,13 @@ def test_reading_out_in_parts_is_reading_out_at_once():
 
 def test_large_representations_are_read_from_fewer_pictures_and_stay_finite():
     torch.manual_seed(0)
-    flow, count = ConditionalFlow(4, (3000, 2, 2), blocks=1, width=8), 60
+    flow, count = ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), (3000, 2, 2)), 60
     before = flow.embedder.net[0].weight.clone()
     whiten_embedder(flow, torch.randn(count, 3000, 2, 2))
     read_out(flow, [(torch.randn(count, 3000, 2, 2), torch.randn(count, 4))])
     assert torch.isfinite(flow.embedder.net[0].weight).all()
     assert not torch.equal(flow.embedder.net[0].weight, before)
-    wide = ConditionalFlow(4, (3000,), blocks=1, width=8)
+    wide = ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), (3000,))
     z = torch.randn(count, 3000)
     whiten_embedder(wide, z)
     seen = wide.embedder.net[0](z)

@@ -21,6 +21,7 @@ from invariances.autoencoder.bigae import BigAE
 from invariances.autoencoder.biggan import BigGAN, UpsamplingConv
 from invariances.autoencoder.dequantiser import Dequantiser
 from invariances.autoencoder.lpips import LPIPS
+from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
 from invariances.zoo import registry
 from invariances.zoo.published import IGNORED, PLAIN, UPSAMPLING, fold_spectral, load_published, rules
@@ -167,7 +168,7 @@ def naive_generator(state, codes, embedding):
 @pytest.mark.parametrize("shape", [(5,), (2, 13, 13), (3, 7, 7)])
 @torch.no_grad()
 def test_flow_by_the_published_rules(shape):
-    flow = ConditionalFlow(6, shape, blocks=3, width=16, depth=2)
+    flow = ConditionalFlow(FlowConfig(blocks=3, width=16, depth=2), (6,), shape)
     state = fill(published_names(flow))
     load_published(flow, state)
     x, z = torch.randn(4, 6), torch.randn(4, *shape)
@@ -343,7 +344,7 @@ def test_forms_of_a_state_dict():
 
 
 def test_errors_list_every_entry_and_change_nothing():
-    flow = ConditionalFlow(4, (3,), blocks=1, width=8)
+    flow = ConditionalFlow(FlowConfig(blocks=1, width=8), (4,), (3,))
     state = fill(published_names(flow))
     before = {k: v.clone() for k, v in flow.state_dict().items()}
     gone = state.pop("flow.sub_layers.0.coupling.s.0.main.0.bias")

@@ -52,76 +52,34 @@ def gives_maps(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and tuple(shape[1:]) != (1, 1)
 
 
-def as_vectors(representation: Tensor) -> Tensor:
-    """Vectors (N, C) as they are; of maps (N, C, H, W) each channel's mean and deviation over its places, (N, 2 C).
-
-    What a texture or a colour is, wherever it lies, stands in these almost by itself.
-    """
-    if not gives_maps(representation.shape[1:]):
-        return representation.flatten(1)
-    mean = representation.mean((2, 3))
-    centred = representation - mean[:, :, None, None]
-    return torch.cat([mean, centred.square().mean((2, 3)).sqrt()], dim=1)
-
-
-class AsVectors(nn.Module):
-    """See `as_vectors`."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C) or (N, C, H, W) → (N, C) or (N, 2 C)."""
-        return as_vectors(x)
-
-
-class Branches(nn.Module):
-    """What several networks make of the same input (N, …), side by side: (N, sum of their lengths)."""
-
-    def __init__(self, *branches: nn.Module) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(branches)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Of one type, the input's, where autocast left several."""
-        return torch.cat([each(x).to(x.dtype) for each in self.branches], dim=1)
-
-
 def group_norm(channels: int) -> nn.GroupNorm:
     """Groups of 16 channels or more."""
     groups = max(1, channels // 16)
     return nn.GroupNorm(groups if channels % groups == 0 else 1, channels)
 
 
-def residual_network(
-    shape: Sequence[int], width: int, outputs: int, norm: Norm, statistics: bool = False
-) -> nn.Sequential:
+def residual_network(shape: Sequence[int], width: int, outputs: int, norm: Norm) -> nn.Sequential:
     """(N, *shape) → (N, outputs), the last layer linear.
 
     Maps are never pooled: residual blocks, most of stride 2, lead to less than 8×8 (of 64×64 to 4×4), which one linear
     layer reads as they are. Vectors pass two hidden layers of 16 · `width` units; with "group", after a `Whitening`.
-    With `statistics` maps do both: their channels' statistics pass hidden layers too, whose units stand last.
 
     Args:
         shape: (C, H, W) or (C,).
         width: Of the first of the halving blocks; later ones have up to four times as many channels.
         outputs: Length of what is read.
         norm: "batch" normalises by the batch; "group" each item by itself, after an ActNorm of the input.
-        statistics: Of maps, whether `as_vectors` of them is read beside them.
 
     Raises:
         UserError: `shape` is of neither kind.
     """
     if len(shape) not in (1, 3):
         raise UserError(f"a representation has the shape (C,) or (C, H, W), not {tuple(shape)}")
-    if not gives_maps(shape):
-        return nn.Sequential(
-            nn.Flatten(), *_of_vectors(shape[0], width, norm), nn.Linear(hidden_units(width), outputs)
-        )
-    layers, length = _of_maps(shape, width, norm)
-    if not statistics:
-        return nn.Sequential(*layers, nn.Linear(length, outputs))
-    vectors = nn.Sequential(AsVectors(), *_of_vectors(2 * shape[0], width, norm))
-    return nn.Sequential(
-        Branches(nn.Sequential(*layers), vectors), nn.Linear(length + hidden_units(width), outputs)
-    )
+    if gives_maps(shape):
+        layers, length = _of_maps(shape, width, norm)
+    else:
+        layers, length = [nn.Flatten(), *_of_vectors(shape[0], width, norm)], hidden_units(width)
+    return nn.Sequential(*layers, nn.Linear(length, outputs))
 
 
 def hidden_units(width: int) -> int:
