@@ -200,13 +200,10 @@ class _Fitting:
             resume_from(last, flow, {"stage": FlowStage.name, **self.about})
         elif self.conditional:
             start_embedder(flow, features, config.run.seed, config.run.progress)
-        if not resumed:
-            if taught:
-                embedder: Any = flow.embedder
-                stage: Stage = Regression(
-                    embedder, features, kept_out, config.learning, taught, config.run.seed
-                )
-                self._run(stage, [], None if self.folder is None else self.folder / EMBEDDER)
+        if taught and not resumed:
+            embedder: Any = flow.embedder
+            stage = Regression(embedder, features, kept_out, config.learning, taught, config.run.seed)
+            self._run(stage, [], None if self.folder is None else self.folder / EMBEDDER)
         return self._flow_stage(flow, features, kept_out, steps - taught, taught, last)
 
     def _flow_stage(
