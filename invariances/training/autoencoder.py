@@ -33,6 +33,8 @@ from invariances.training.trainer import make_trainer, quiet
 
 COLUMNS = ("l1", "perceptual", "kl", "critic", "held_out_mae")
 _ROWS_EVERY = 20
+_ENDLESS = 2**40
+"""Batches of an epoch: a finished run that goes on with more steps is still in its first."""
 
 
 def augment(pictures: Tensor, generator: torch.Generator, flip: bool, shift: int) -> Tensor:
@@ -61,7 +63,11 @@ class Batches:
     def __init__(self, pictures: Tensor, schedule: Schedule, seed: int) -> None:
         self.pictures, self.schedule, self.seed, self.step = pictures, schedule, seed, 0
 
+    def __len__(self) -> int:
+        return _ENDLESS
+
     def __iter__(self) -> Iterator[Tensor]:
+        """The rest of the steps."""
         while self.step < self.schedule.steps:
             batch = self.at(self.step)
             self.step += 1
@@ -179,10 +185,9 @@ class AutoencoderTask(LightningModule):
             self._update(critic_optimizers[0], found["critic"])
         self.done += 1
         self.done_steps.fill_(self.done)
+        self.trainer.should_stop = self.done >= self.steps
         if self.done % _ROWS_EVERY == 0 or self.done == self.steps:
             self.numbers = {name: float(value) for name, value in found.items()}
-        if self.done >= self.steps:
-            self.trainer.should_stop = True
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
@@ -314,7 +319,7 @@ def fit_autoencoder(
     with atomic(folder / "hparams.yaml") as draft:
         draft.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     with quiet(), alone(folder):
-        trainer = make_trainer(run, -1, callbacks, [], max_epochs=-1)
+        trainer = make_trainer(run, -1, callbacks, [], max_epochs=1)
         try:
             trainer.fit(task, Batches(pictures, schedule, run.seed), ckpt_path=last if resuming else None)
         except Stopped as stop:

@@ -312,7 +312,7 @@ def latent_shape(code: nn.Module) -> tuple[int, ...]:
 def device_of(run: RunConfig) -> torch.device:
     """Where all parts of a run live; of several processes, where this one's do."""
     found = accelerator(run.device)
-    if found.type == "cuda" and found.index is None:
+    if found == torch.device("cuda"):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return found
 
