@@ -88,6 +88,10 @@ class Stage(LightningModule):
         """The mean loss as metrics.csv reports it."""
         raise NotImplementedError
 
+    def on_train_start(self) -> None:
+        """Lightning leaves modes as they are; what learns is in training mode."""
+        self.train()
+
     def train_dataloader(self) -> FeatureStream:
         """This rank's batches."""
         trainer = self.trainer
