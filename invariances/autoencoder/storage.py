@@ -1,4 +1,4 @@
-"""The VAE as a file."""
+"""Autoencoders of this project as files."""
 
 from __future__ import annotations
 
@@ -7,41 +7,51 @@ from pathlib import Path
 
 import torch
 
+from invariances.autoencoder.spatial import SpatialAutoencoder
 from invariances.autoencoder.vae import VAE
 from invariances.system.errors import UserError
 from invariances.system.network_file import read_network, save_network
 
+KINDS: dict[str, type[VAE] | type[SpatialAutoencoder]] = {"vae": VAE, "spatial": SpatialAutoencoder}
+
 
 def save_autoencoder(
-    autoencoder: VAE, path: str | os.PathLike[str], dtype: torch.dtype = torch.float32
+    autoencoder: VAE | SpatialAutoencoder,
+    path: str | os.PathLike[str],
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write weights and architecture to one safetensors file, whole or not at all; the path is returned.
 
     Args:
-        autoencoder: the VAE to keep.
+        autoencoder: what to keep.
         path: the file to write; its folder is made.
         dtype: torch.float16 halves the file; loading gives float32 again.
 
     Raises:
-        UserError: the place cannot be written to.
+        UserError: the place cannot be written to, or the autoencoder is of no kind that has a file.
     """
-    return save_network(path, {"name": "vae", **autoencoder.config}, autoencoder.state_dict(), dtype)
+    kind = next((name for name, each in KINDS.items() if type(autoencoder) is each), None)
+    if kind is None:
+        raise UserError(
+            f"a {type(autoencoder).__name__} has no file format here; keep it yourself, and give it again as a module"
+        )
+    return save_network(path, {"name": kind, **autoencoder.config}, autoencoder.state_dict(), dtype)
 
 
-def load_vae(path: str | os.PathLike[str]) -> VAE:
-    """The VAE in a file of `save_autoencoder`, float32, frozen, in eval mode.
+def load_saved(path: str | os.PathLike[str]) -> VAE | SpatialAutoencoder:
+    """The autoencoder in a file of `save_autoencoder`, float32, frozen, in eval mode.
 
     Raises:
         UserError: the file is missing, truncated, no safetensors file, or holds another kind of network.
     """
     architecture, tensors = read_network(
-        path, "vae", "autoencoder", "train one with `invariances fit-autoencoder`"
+        path, list(KINDS), "autoencoder", "train one with `invariances fit-autoencoder`"
     )
     try:
-        vae = VAE(**architecture)
-        vae.load_state_dict(tensors)
+        autoencoder = KINDS[architecture.pop("name")](**architecture)
+        autoencoder.load_state_dict(tensors)
     except (TypeError, RuntimeError) as error:
         raise UserError(
             f"the weights in {path} do not fit the architecture it names; it is damaged: {error}"
         ) from error
-    return vae.requires_grad_(False).eval()
+    return autoencoder.requires_grad_(False).eval()

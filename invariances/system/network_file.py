@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,13 @@ def save_network(
 
 
 def read_network(
-    path: str | os.PathLike[str], name: str, kind: str, remedy: str
+    path: str | os.PathLike[str], name: str | Collection[str], kind: str, remedy: str
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The architecture (without `name`) and the tensors, floating-point ones as float32, of `save_network`'s file.
+    """The architecture and the tensors, floating-point ones as float32, of `save_network`'s file.
 
     Args:
         path: the file.
-        name: the architecture's name that it must have.
+        name: the architecture's name that it must have, or several: the architecture then keeps its `name`.
         kind: what the file should hold, for errors.
         remedy: how to come by one, for errors.
 
@@ -76,7 +76,11 @@ def read_network(
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); {remedy}") from error
-    if architecture.pop("name", None) != name:
+    names = [name] if isinstance(name, str) else list(name)
+    found = architecture.get("name")
+    if isinstance(name, str):
+        architecture.pop("name", None)
+    if found not in names:
         raise UserError(f"{path} holds no {kind}; {remedy}")
     return architecture, {
         key: each.float() if each.is_floating_point() else each for key, each in tensors.items()

@@ -1,4 +1,4 @@
-"""Training the VAE: L1 + perceptual distance + KL, and a patch discriminator for sharpness."""
+"""Training autoencoders: L1 + perceptual distance + KL, and a patch discriminator for sharpness."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
+from invariances.autoencoder.spatial import SpatialAutoencoder
 from invariances.autoencoder.storage import save_autoencoder
 from invariances.autoencoder.vae import VAE
 from invariances.data.images import from_uint8, spread
@@ -102,7 +103,8 @@ class AutoencoderTask(LightningModule):
         vae: The network to train.
         objective: The weights of the loss.
         schedule: Steps, batch size and rates.
-        perceptual: Maps each give {layer: features} of pictures in [-1, 1]; frozen, not part of a checkpoint.
+        perceptual: A distance (images, target) -> (N,), or maps that each give {layer: features} of pictures in
+            [-1, 1]; frozen, not part of a checkpoint.
         seed: Of the latents' noise.
         about: What a checkpoint must share with this run to go on with it.
     """
@@ -112,10 +114,10 @@ class AutoencoderTask(LightningModule):
 
     def __init__(
         self,
-        vae: VAE,
+        vae: VAE | SpatialAutoencoder,
         objective: Objective,
         schedule: Schedule,
-        perceptual: Sequence[Features] = (),
+        perceptual: Sequence[Features] | nn.Module = (),
         seed: int = 0,
         about: dict[str, Any] | None = None,
     ) -> None:
@@ -123,7 +125,11 @@ class AutoencoderTask(LightningModule):
         self.automatic_optimization = False
         self.learner, self.objective, self.schedule = vae, objective, schedule
         self.critic = PatchDiscriminator() if objective.adversarial else None
-        self._perceptual = [Perceptual(perceptual)] if perceptual and objective.perceptual else []
+        self._perceptual: list[nn.Module] = []
+        if isinstance(perceptual, nn.Module):
+            self._perceptual = [perceptual]
+        elif perceptual and objective.perceptual:
+            self._perceptual = [Perceptual(perceptual)]
         self.register_buffer("done_steps", torch.zeros((), dtype=torch.long))
         self.about, self.seed, self.done, self.steps = about or {}, seed, 0, schedule.steps
         self.numbers: dict[str, float] = {}
@@ -167,7 +173,7 @@ class AutoencoderTask(LightningModule):
         progress = self.done / self.schedule.steps
         distance = pixels.new_zeros(())
         if self._perceptual and progress >= self.objective.perceptual_start:
-            distance = self._perceptual[0](picture, images)
+            distance = self._perceptual[0](picture, images).mean()
         kl = posterior.kl().mean()
         self._check_finite(pixels + distance + kl)
         (gradient,) = torch.autograd.grad(pixels + self.objective.perceptual * distance, picture)
@@ -267,21 +273,22 @@ def fit_autoencoder(
     pictures: Tensor,
     held_out: Tensor,
     *,
-    vae: VAE | None = None,
-    perceptual: Sequence[Features] = (),
+    vae: VAE | SpatialAutoencoder | None = None,
+    perceptual: Sequence[Features] | nn.Module = (),
     objective: Objective = Objective(),
     schedule: Schedule = Schedule(),
     run: RunConfig = RunConfig(output="runs/autoencoder"),
-) -> VAE:
-    """Train a VAE on pictures in memory; writes `autoencoder.safetensors`, `metrics.csv`, `samples/` to its folder.
+) -> Any:
+    """Train an autoencoder on pictures in memory; its folder gets `autoencoder.safetensors`, `metrics.csv`, `samples/`.
 
     Ctrl-C and SIGTERM save `checkpoints/last.ckpt`; `run.resume` goes on from there.
 
     Args:
         pictures: uint8 (N, S, S, 3), the ones to learn from.
         held_out: uint8 (M, S, S, 3), only looked at.
-        vae: The network to train, by default one of 128 latents for S.
-        perceptual: Networks whose layers compare pictures, each {layer: features} of pictures in [-1, 1].
+        vae: The network to train, by default a VAE of 128 latents for S.
+        perceptual: A distance, or networks whose layers compare pictures, each {layer: features} of pictures in
+            [-1, 1].
         objective: Weights of the loss.
         schedule: Steps, batch size, rates.
         run: Folder, device, precision, seed, steps between looks at the held-out pictures.
@@ -300,10 +307,11 @@ def fit_autoencoder(
     vae = vae or new_vae(pictures.shape[1], run.seed)
     last = folder / LAST
     resuming = run.resume and last.exists()
-    if not resuming:
+    if isinstance(vae, VAE) and not resuming:
         some = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(run.seed))[:20_000]
         vae.start_linear(from_uint8(pictures[some]))
-    vae.freeze_linear()
+    if isinstance(vae, VAE):
+        vae.freeze_linear()
     settings = {"vae": vae.config, "objective": asdict(objective), "schedule": asdict(schedule)}
     about = {
         **settings,
@@ -325,7 +333,7 @@ def fit_autoencoder(
         except Stopped as stop:
             raise KeyboardInterrupt(str(stop)) from stop
     kept: Any = averaging.average
-    return kept.requires_grad_(False).eval()  # type: ignore[no-any-return]
+    return kept.requires_grad_(False).eval()
 
 
 def new_vae(size: int, seed: int, **sizes: int) -> VAE:

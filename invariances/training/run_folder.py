@@ -126,6 +126,9 @@ def typed(values: Any, name: str) -> FitConfig:
     """
     if not isinstance(values, dict):
         raise UserError(f"{name!r} is not a run's config; give the folder of a run of `invariances fit`")
+    for section in ("flow", "data", "learning", "cache", "run"):
+        if not isinstance(values.get(section, {}), dict):
+            raise UserError(f"{name!r} cannot be used: {section} is {values[section]!r}, and holds no settings")
     parser = config_parser()
     try:
         return instantiated(parser, parser.parse_object(values))

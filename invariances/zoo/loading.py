@@ -168,8 +168,8 @@ def load_autoencoder(path: str | os.PathLike[str]) -> nn.Module:
     if place.is_dir():
         place = place / "autoencoder.safetensors"
     if place.exists() or place.suffix or len(place.parts) > 1:
-        from invariances.autoencoder.storage import load_vae
+        from invariances.autoencoder.storage import load_saved
 
-        return load_vae(place)
+        return load_saved(place)
     autoencoder: nn.Module = load(str(path))
     return autoencoder

@@ -13,8 +13,10 @@ import pytest
 import torch
 import yaml
 
+from invariances.data.identity import Identity
 from invariances.interpreter import Interpreter
 from invariances.training.checkpoints import load_checkpoint
+from invariances.training.run_folder import KEPT_OUT, TRAINED_ON
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_evaluate_and_sample_on_the_run(run, trained, photos, tmp_path):
     found = json.loads(out)
     assert found == json.loads((trained / "evaluation.json").read_text())
     assert found["fid"]["features"].startswith("test_resnet:")
-    assert found["pictures"] == 2
+    assert found["pictures"] == len(Identity.load(trained / KEPT_OUT))
     for key in (
         "nll_bits_per_dim",
         "unconditional_nll_bits_per_dim",
@@ -98,7 +100,9 @@ def test_evaluate_and_sample_on_the_run(run, trained, photos, tmp_path):
     assert (trained / "evaluation.png").stat().st_size > 1000
     assert "data:image/png" in (trained / "evaluation.html").read_text()
     other = run("evaluate", trained, "--n", "1", "--images", photos, "--fid", "none")
-    assert json.loads(other[1])["pictures"] == 24
+    assert json.loads(other[1])["pictures"] == found["pictures"]
+    left = len(Identity.load(trained / TRAINED_ON))
+    assert f"{left} of 24 pictures were trained on and are left out" in other[2]
     status, out, err = run(
         "sample", trained, photos / "0.png", photos / "1.png", "--output", tmp_path / "s.png"
     )
@@ -297,7 +301,7 @@ REGRESSED = ["--flow.embedder.kind=regression", "--flow.embedder.width=2", "--le
     ids=["published", "regression", "continuous"],
 )
 def test_two_processes_train_one_flow(words, tmp_path, embedder):
-    ddp = ["--trainer.devices=2", "--trainer.strategy=ddp", "--learning.ema=0.9"]
+    ddp = ["--run.devices=2", "--learning.ema=0.9"]
     process = start(words(f"--output={tmp_path / 'run'}", *ddp, *embedder, steps=5))
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
