@@ -41,7 +41,7 @@ def fit(argv: list[str]) -> int:
         config = instantiated(parser, parsed)
 
     from invariances.interpreter import resume_command
-    from invariances.training.fit import first_process, fit_config
+    from invariances.training.fit import fit_config
     from invariances.training.stopping import Stopped
 
     try:
@@ -54,8 +54,6 @@ def fit(argv: list[str]) -> int:
         command = f"; go on with:\n{resume_command(folder)}" if folder else ""
         print(f"stopped after step {stop.step}{command}", file=sys.stderr)
         return 128 + stop.signum
-    if first_process():
-        print("done; next: invariances evaluate RUN, with the folder named above", file=sys.stderr)
     return 0
 
 

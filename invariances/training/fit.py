@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ from invariances.training.run_folder import (
     TRAINED_ON,
     alone,
     choose_folder,
+    first_process,
     write_config,
 )
 from invariances.training.stages import FlowStage, Regression, Stage, check_same
@@ -130,7 +132,7 @@ def fit_layers(
     folders = {
         layer: None
         if run.output is None
-        else choose_folder(run.output, each.network_name, layer, run.resume, numbered and first_process())
+        else choose_folder(run.output, each.network_name, layer, run.resume, numbered)
         for layer, each in representations.items()
     }
     data.prepare(list(representations.values()), code)
@@ -183,6 +185,7 @@ class _Fitting:
         interpreter.precision = self.config.run.precision
         if self.folder is not None and first_process():
             interpreter.save(self.folder)
+            print(f"done: {self.folder}; next: invariances evaluate {self.folder}", file=sys.stderr)
         return interpreter
 
     def trained(self) -> ConditionalFlow:
@@ -315,11 +318,6 @@ def device_of(run: RunConfig) -> torch.device:
     if found == torch.device("cuda"):
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return found
-
-
-def first_process() -> bool:
-    """Whether this process is the one that writes."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def explained(

@@ -26,6 +26,11 @@ TRAINED_ON, KEPT_OUT = "pictures/trained_on.json.gz", "pictures/kept_out.json.gz
 _LOCK = ".lock"
 
 
+def first_process() -> bool:
+    """Whether this process is the one that writes."""
+    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
+
+
 def choose_folder(pattern: str, network: str, layer: str, resume: bool, numbered: bool) -> Path:
     """The run's folder: new, unless it is to be gone on with.
 
@@ -40,6 +45,8 @@ def choose_folder(pattern: str, network: str, layer: str, resume: bool, numbered
         UserError: The folder holds a run already, or none to go on with, or cannot be written to.
     """
     wanted = Path(pattern.replace("{network}", network).replace("{layer}", layer.replace("#", "_")))
+    if not first_process():
+        return wanted
     if resume:
         if not (wanted / CONFIG).is_file():
             raise UserError(
@@ -128,7 +135,9 @@ def typed(values: Any, name: str) -> FitConfig:
         raise UserError(f"{name!r} is not a run's config; give the folder of a run of `invariances fit`")
     for section in ("flow", "data", "learning", "cache", "run"):
         if not isinstance(values.get(section, {}), dict):
-            raise UserError(f"{name!r} cannot be used: {section} is {values[section]!r}, and holds no settings")
+            raise UserError(
+                f"{name!r} cannot be used: {section} is {values[section]!r}, and holds no settings"
+            )
     parser = config_parser()
     try:
         return instantiated(parser, parser.parse_object(values))
