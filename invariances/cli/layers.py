@@ -7,8 +7,6 @@ import sys
 from typing import Any
 
 _ROWS = 60
-
-
 _NOTHING = ("Identity", "Dropout", "Dropout2d", "DropPath", "StochasticDepth", "Flatten")
 
 

@@ -14,8 +14,6 @@ from typing import Any
 from invariances.system.errors import UserError, nearest
 
 Entry = tuple[str, str]
-
-
 COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "quickstart": ("quickstart:quickstart", "train and show everything on made pictures, in minutes"),
     "fit": ("fit:fit", "train the flow between an autoencoder's code and a layer"),
@@ -31,11 +29,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "build": ("models:build", "train the shipped models again from nothing"),
     },
 }
-
-
 EXIT_USER, EXIT_OURS, EXIT_INTERRUPTED = 2, 1, 130
-
-
 _USERS_OS_ERRORS = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",

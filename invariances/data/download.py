@@ -24,8 +24,6 @@ from invariances.system.errors import UserError
 from invariances.system.files import offline
 
 CHUNK = 1 << 20
-
-
 _MENDABLE_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 

@@ -38,8 +38,6 @@ from invariances.system.errors import UserError, nearest
 from invariances.system.files import cache_home
 
 StoredType = Literal["float16", "float32"]
-
-
 Indices = Sequence[int] | Array | Tensor
 
 

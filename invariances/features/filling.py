@@ -25,12 +25,8 @@ from invariances.representation.representation import Representation, Representa
 from invariances.system.errors import UserError
 
 MOMENTS, LABELS = "(moments)", "(labels)"
-
-
 COMMIT_SECONDS = 5.0
 """At most this much work is lost to a kill."""
-
-
 HALF_MAX = 65504.0
 """The largest float16."""
 

@@ -21,14 +21,8 @@ import numpy as np
 from invariances.system.errors import UserError
 
 VERSION = 1
-
-
 SHARD_BYTES = 2**30
-
-
 _MANIFEST = "manifest.json"
-
-
 Array = np.ndarray[Any, Any]
 
 

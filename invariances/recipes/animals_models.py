@@ -22,17 +22,9 @@ from invariances.training.config import Precision, RunConfig
 from invariances.zoo.small_resnet import SmallResNet, save_classifier
 
 SIZE, HELD_OUT, SEED = 64, 0.1, 0
-
-
 TEACHER, TEACHER_SIZE, VIEWS = "tf_efficientnet_lite0", 128, 3
-
-
 EYE = ["blocks.0", "blocks.1", "blocks.2"]
-
-
 FACES_PER_ANIMAL = 3
-
-
 CLASS_NAMES = {
     "n02099601": "golden retriever",
     "n02114548": "white wolf",
@@ -45,11 +37,7 @@ CLASS_NAMES = {
     "n02132136": "brown bear",
     "n02138441": "meerkat",
 }
-
-
 OBJECTIVE = Objective(perceptual=0.05, kl=1e-5, adversarial=0.6, adversarial_start=0.0)
-
-
 SCHEDULE = Schedule(steps=9_000, batch_size=32, learning_rate=5e-4, shift=2)
 
 

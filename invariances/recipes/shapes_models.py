@@ -34,8 +34,6 @@ CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
     "shapes_cue": ({"target": "shape", "correlate": ("shape", "texture")}, 400),
 }
 """The world that each classifier sees, and its training steps."""
-
-
 PROBES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
     ("shapes_shape", ("stage1", "stage2", "stage3", "stage4"), 16, 3000),
     ("shapes_shape", ("pool", "logits", "softmax"), 12, 4000),
@@ -45,30 +43,16 @@ PROBES: tuple[tuple[str, tuple[str, ...], int, int], ...] = (
     ("shapes_cue", ("logits",), 12, 4000),
 )
 """Network, layers, and the width and training steps of their probes; shorter ones miss what a layer shows faintly."""
-
-
 VECTORS, VECTOR_BATCH, PICTURE_BATCH = 240_000, 512, 96
 """Pictures whose vectors are computed once for their probes, how many a step of these sees, and how many pictures are
 drawn anew for a step of other readers."""
-
-
 SMALL = 2048
 """Values of a representation up to which it is computed once, like a vector."""
-
-
 VECTOR_MUON: dict[str, Any] = {"optimizer": "muon", "learning_rate": 0.02, "weight_decay": 0.1}
 """How probes of vectors learn."""
-
-
 OBJECTIVE = Objective(perceptual=0.1, kl=1e-4, adversarial=0.0)
-
-
 SCHEDULE = Schedule(steps=14_200, batch_size=32, learning_rate=1.2e-3, ema=0.998, flip=False, shift=0)
-
-
 ENDLESS, TEST = 1_000_000, 2000
-
-
 TEST_SEED, CALIBRATION_SEED = 2, 32
 
 

@@ -30,15 +30,9 @@ if TYPE_CHECKING:
 
 
 SIZE, LATENTS, BATCH = 64, 128, 32
-
-
 MOST_VALUES = 40_000
-
-
 MOST_CROPS, MOST_FLOPS = 48, 20e12
 """At most so many crops of a photo; and of all photos as the network sees in some five minutes of two cores."""
-
-
 WEIGHT_DECAY = 1.0
 """Of the flows of own photos: crops of a few hundred are learnt by heart with less."""
 _STAGES = ("stage", "layer", "blocks", "features")

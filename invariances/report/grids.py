@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 
 _GAP, _LABEL_HEIGHT, _FONT_SIZE = 3, 20, 13
-
-
 _WHITE, _INK = (255, 255, 255), (40, 44, 52)
 
 

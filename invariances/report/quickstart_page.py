@@ -29,8 +29,6 @@ _TITLES = {
     "size": "size",
     "rotation": "rotation",
 }
-
-
 _BLUE, _ORANGE = "#3b6fb6", "#e07b39"
 
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from invariances.system.errors import UserError
 
 TOKENS = ("patch", "class")
-
-
 _EXTRA_TOKENS = (0, 1, 2, 5)
 
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from invariances.system.errors import UserError, nearest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
-
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 
 

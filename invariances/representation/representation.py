@@ -44,8 +44,6 @@ from invariances.representation.taps import Tap
 from invariances.system.errors import UserError, nearest
 
 _VIRTUAL = ("input", "logits", "softmax")
-
-
 _END = Tap("")
 
 

@@ -15,11 +15,7 @@ from torch import Tensor, nn
 from invariances.system.errors import UserError
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
-
-
 _PREFIXES = ("", "module.", "model.", "_orig_mod.", "module.model.", "model.module.", "network.", "net.")
-
-
 _DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
 
 

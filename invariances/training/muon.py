@@ -11,8 +11,6 @@ from torch import Tensor
 from invariances.system.machine import bfloat16
 
 _ITERATIONS, _QUINTIC = 5, (3.4445, -4.7750, 2.0315)
-
-
 _ROOT_MEAN_SQUARE = 0.2
 
 

@@ -20,18 +20,10 @@ from invariances.flow.flow import ConditionalFlow
 from invariances.system.seeds import seeded
 
 _FAINTEST = 1e-5
-
-
 _MOST_PICTURES, _MOST_VALUES, _PICTURES_AT_ONCE = 10_000, 25_000_000, 64
-
-
 _MOST_INPUTS, _MOST_PATCH_VALUES = 5000, 10_000_000
-
-
 _MOST_PRECISE = 2048
 """Larger systems of equations are solved in float32, in half the memory."""
-
-
 RIDGES = (1e-5, 1e-3, 1e-2, 0.1, 1.0, 10.0)
 
 

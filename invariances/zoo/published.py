@@ -36,21 +36,13 @@ class Rule:
 
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.(.*)")
-
-
 _TRANSFORM = "transform."
-
-
 _COUPLING = re.compile(r"coupling\.(first|second)\.([st])\.(.*)")
-
-
 _GENERATOR_PARTS = {
     "class_embedding.": "linear.",
     "norm.": "ScaledCrossReplicaBN.",
     "attention.gamma": "attention.gamma",
 }
-
-
 _GENERATOR_SPECTRAL = {
     "first.": "G_linear.",
     "colour.": "colorize.",
@@ -66,8 +58,6 @@ _GENERATOR_SPECTRAL = {
     "norm1.scale.": "HyperBN_1.gamma_embed.",
     "norm1.shift.": "HyperBN_1.beta_embed.",
 }
-
-
 _VGG_SLICES = (4, 9, 16, 23, 30)
 
 

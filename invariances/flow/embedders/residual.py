@@ -13,12 +13,8 @@ from invariances.flow.residual_block import ResidualBlock
 from invariances.system.errors import UserError
 
 Norm = Literal["batch", "group"]
-
-
 _LARGEST = 32
 """Maps larger than this are halved by the first block already."""
-
-
 _LONGEST = 2048
 """Longer vectors are not whitened: the matrix alone would outweigh the network."""
 
