@@ -18,15 +18,18 @@ import time
 from statistics import median
 
 import torch
-from invariances.training.flow import FlowTraining, new_flow
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback
 from torch import nn
 from torchvision.models import resnet101
 
 from invariances.autoencoder.posterior import DiagonalGaussian
+from invariances.flow.config import FlowConfig
 from invariances.representation.representation import Representation
-from invariances.training.callbacks import parts, quiet
-from invariances.training.data import CacheOptions, FeatureData
+from invariances.training.config import CacheConfig, LearningConfig, RunConfig
+from invariances.training.data import FeatureData
+from invariances.training.fit import new_flow
+from invariances.training.stages import FlowStage
+from invariances.training.trainer import make_trainer, quiet
 
 BATCH, LATENT, PICTURES = 16, 128, 96
 
@@ -115,21 +118,13 @@ def everything(flow, representation, encoder, images, steps):
     return timed(step, steps)
 
 
-def from_cache(flow, representation, encoder, data, steps):
-    training, clock = FlowTraining(representation, encoder, flow), Clock(1)
+def from_cache(flow, representation, data, steps):
+    clock, layer = Clock(1), representation.layer
+    learning = LearningConfig(batch_size=BATCH, steps=steps + 2)
+    stage = FlowStage(flow, data.features(layer), data.held_out_features(layer), learning, learning.steps, 0)
     with quiet():
-        made = parts(None, 0, 0, False)
-        made["callbacks"].insert(0, clock)
-        trainer = Trainer(
-            max_steps=steps + 2,
-            accelerator="cpu",
-            limit_train_batches=1.0,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            use_distributed_sampler=False,
-            **made,
-        )
-        trainer.fit(training, datamodule=data)
+        run = RunConfig(output=None, device="cpu", log_every=10**6)
+        make_trainer(run, learning.steps, [clock], []).fit(stage)
     return clock.seconds[:steps]
 
 
@@ -146,13 +141,13 @@ def main():
     images = torch.stack([Noise()[index]["image"] for index in range(BATCH)])
     seconds = {"from_cache": [], "bare_flow_step": [], "everything_every_step": []}
     with tempfile.TemporaryDirectory() as folder:
-        data = FeatureData.of(Noise(), 0.02, batch_size=BATCH, cache=CacheOptions(folder=folder))
+        data = FeatureData(Noise(), cache=CacheConfig(folder=folder))
         data.prepare([representation], encoder)
-        flow = new_flow(representation, encoder, 0)
+        flow = new_flow(FlowConfig.published(), representation, encoder, 0)
         with torch.no_grad():
             z, latent = representation(images), encoder.encode(images).sample()
         for turn in range(options.rounds):
-            seconds["from_cache"] += from_cache(flow, representation, encoder, data, options.steps)
+            seconds["from_cache"] += from_cache(flow, representation, data, options.steps)
             gc.collect()
             seconds["bare_flow_step"] += bare(flow, latent, z, options.steps)
             gc.collect()

@@ -19,13 +19,15 @@ from torch.utils.data import ConcatDataset
 
 from invariances.data.images import ImageFolder
 from invariances.evaluation.numbers import evaluate, finite
+from invariances.flow.config import FlowConfig
 from invariances.interpreter import Interpreter
 from invariances.recipes.animals_models import SIZE, faces_of
 from invariances.report.grids import save_grid
 from invariances.report.html import text_table
-from invariances.system.machine import cores
+from invariances.representation.representation import Representation
 from invariances.system.seeds import seeded
-from invariances.training.data import CacheOptions, FeatureData
+from invariances.training.config import CacheConfig, FitConfig, LearningConfig, RunConfig
+from invariances.training.data import FeatureData
 from invariances.training.fit import fit_layers
 
 NETWORK = "tf_efficientnet_lite0"
@@ -61,30 +63,22 @@ def main() -> None:
         : options.animals
     ].tolist()
     train = ConcatDataset([faces, animals.subset(sorted(chosen))])
-    cache = CacheOptions(max_gb=40)
+    config = FitConfig(
+        flow=FlowConfig(blocks=12, width=256),
+        learning=LearningConfig(
+            options.steps, 64, learning_rate=5e-4, schedule="cosine", warmup=0.2, ema=0.995
+        ),
+        cache=CacheConfig(max_gb=40),
+        run=RunConfig(output=str(options.output / "{layer}")),
+    )
     begin = time.monotonic()
+    network = Representation(NETWORK, options.layers[0], options.weights)
     interpreters = fit_layers(
-        NETWORK,
-        options.layers,
-        options.autoencoder,
-        train,
-        weights=options.weights,
-        held_out=held_out,
-        output=options.output / "{layer}",
-        steps=options.steps,
-        batch_size=64,
-        learning_rate=5e-4,
-        schedule="cosine",
-        warmup=200,
-        ema=0.995,
-        blocks=12,
-        width=256,
-        cache=cache,
-        processes=min(2, cores()),
+        network, options.layers, options.autoencoder, train, held_out=held_out, config=config
     )
     print(f"{(time.monotonic() - begin) / 60:.1f} minutes of features and training")
     first = next(iter(interpreters.values()))
-    data = FeatureData.of(train, held_out, cache=cache)
+    data = FeatureData(train, held_out, cache=config.cache)
     data.prepare([each.representation for each in interpreters.values()], first.autoencoder, training=False)
     results = {}
     for layer, interpreter in interpreters.items():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.training.autoencoder import fit_autoencoder
 from invariances.training.autoencoder_config import Objective, Schedule
-from invariances.training.classifier import train_classifier
+from invariances.training.classifier import Lesson, train_classifier
 from invariances.training.config import Precision, RunConfig
 from invariances.zoo.small_resnet import SmallResNet, save_classifier
 
@@ -38,6 +38,7 @@ CLASS_NAMES = {
     "n02138441": "meerkat",
 }
 OBJECTIVE = Objective(perceptual=0.05, kl=1e-5, adversarial=0.6, adversarial_start=0.0)
+WIDTH = 24
 SCHEDULE = Schedule(steps=9_000, batch_size=32, learning_rate=5e-4, shift=2)
 
 
@@ -79,7 +80,7 @@ def build_autoencoder(folder: Path, photos: Path, weights: Path, precision: Prec
     faces, animals = train.tensor(), ImageFolder(photos / "animals64", size=SIZE).tensor()
     pictures = torch.cat([animals, *[faces] * FACES_PER_ANIMAL])
     torch.manual_seed(SEED)
-    vae = fit_autoencoder(
+    vae: VAE = fit_autoencoder(
         pictures,
         held_out.tensor(),
         vae=VAE(SIZE, 384, width=32, max_width=96, blocks=2),
@@ -102,23 +103,22 @@ def build_classifier(
     faces, animals = train.tensor(), ImageFolder(photos / "animals64", size=SIZE).tensor()
     pictures = torch.cat([animals, faces])
     network = Representation(TEACHER, "softmax", weights=_there(weights), size=TEACHER_SIZE)
-    lesson: dict[str, Any] = {"width": 24, "batch_size": 64, "flip": True, "half": True, "seed": SEED}
+    lesson = Lesson(batch_size=64, flip=True, half=True, seed=SEED)
     first = train_classifier(
         _channels_first(pictures),
         _says(network, pictures),
-        steps=steps[0],
+        width=WIDTH,
+        lesson=replace(lesson, steps=steps[0]),
         description="what ImageNet says",
-        **lesson,
     )
     second = train_classifier(
         _channels_first(faces),
         torch.tensor(train.labels).repeat_interleave(train.views),
         classes=[CLASS_NAMES.get(each, each) for each in train.classes],
-        steps=steps[1],
-        learning_rate=1e-3,
+        width=WIDTH,
+        lesson=replace(lesson, steps=steps[1], learning_rate=1e-3),
         start=first,
         description="ten faces",
-        **lesson,
     )
     accuracy = held_out_accuracy(second, held_out)
     print(f"animals10: {accuracy:.3f} of {len(held_out)} faces kept out named rightly", file=sys.stderr)

@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,7 +64,7 @@ def pack(photos: Path, folder: Path) -> tuple[Tensor, Tensor, list[str]]:
     return pictures, kept_out, names
 
 
-def _pictures(photos: Path) -> Iterator[tuple[str, np.ndarray]]:  # type: ignore[type-arg]
+def _pictures(photos: Path) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
     """(class/name, uint8 (64, 64, 3)), each content once."""
     seen: set[bytes] = set()
     for name, raw in _files(photos):

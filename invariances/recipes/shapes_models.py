@@ -20,7 +20,7 @@ from invariances.evaluation.factors import kept_by_probe, reading_quality
 from invariances.representation.representation import Representation
 from invariances.training.autoencoder import fit_autoencoder
 from invariances.training.autoencoder_config import Objective, Schedule
-from invariances.training.classifier import accuracy, train_classifier
+from invariances.training.classifier import Lesson, accuracy, train_classifier
 from invariances.training.config import Precision, RunConfig
 from invariances.training.readers import fit_readers
 from invariances.zoo.factor_reader import FactorReader, load_readers, save_readers
@@ -106,7 +106,7 @@ def build_classifier(
     """One classifier and its accuracy on pictures of another seed."""
     path, test = folder / f"{name}.safetensors", Shapes(TEST, seed=TEST_SEED, **world)
     if not path.exists():
-        network = train_classifier(Shapes(ENDLESS, seed=1, **world), steps=steps, description=name)
+        network = train_classifier(Shapes(ENDLESS, seed=1, **world), lesson=Lesson(steps), description=name)
         save_classifier(network, path, accuracy=accuracy(network, test, TEST))
     network = load_classifier(path)
     return network, accuracy(network, test, TEST)

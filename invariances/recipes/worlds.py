@@ -21,7 +21,7 @@ from invariances.system.errors import UserError
 from invariances.system.machine import bfloat16
 from invariances.training.autoencoder import fit_autoencoder
 from invariances.training.autoencoder_config import Objective, Schedule
-from invariances.training.classifier import train_classifier
+from invariances.training.classifier import Lesson, train_classifier
 from invariances.training.config import LearningConfig, RunConfig
 from invariances.zoo.small_resnet import save_classifier
 
@@ -115,11 +115,7 @@ def own_world(
             pictures.permute(0, 3, 1, 2).contiguous(),
             torch.tensor(training.labels).repeat_interleave(views),
             classes=training.classes,
-            steps=effort.classifier_steps,
-            batch_size=64,
-            flip=True,
-            half=bfloat16(),
-            seed=seed,
+            lesson=Lesson(effort.classifier_steps, 64, flip=True, half=bfloat16(), seed=seed),
             progress=progress,
             description=f"classifier of {len(training.classes)} classes",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,26 +18,41 @@ if TYPE_CHECKING:
     from invariances.data.shapes import Shapes
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """How a small classifier learns: cross-entropy, AdamW, one warm-up and decay of the step size.
+
+    Args:
+        steps: optimiser steps.
+        batch_size: pictures per step.
+        learning_rate: the highest, reached after a fifth of the steps.
+        weight_decay: AdamW's.
+        flip: mirror half of the pictures (photographs; not `Shapes`, whose rotation it would turn).
+        half: compute in bfloat16 (twice as fast on processors that have it).
+        seed: decides weights and batches.
+    """
+
+    steps: int = 1500
+    batch_size: int = 128
+    learning_rate: float = 4e-3
+    weight_decay: float = 0.02
+    flip: bool = False
+    half: bool = False
+    seed: int = 0
+
+
 def train_classifier(
     images: Tensor | Shapes,
     labels: Tensor | None = None,
+    classes: Sequence[str] | int | None = None,
     *,
-    classes: int | Sequence[str] | None = None,
     width: int = 16,
-    blocks: Sequence[int] = (1, 1, 1, 1),
-    steps: int = 1500,
-    batch_size: int = 128,
-    learning_rate: float = 4e-3,
-    weight_decay: float = 0.02,
-    flip: bool = False,
-    half: bool = False,
+    lesson: Lesson = Lesson(),
     start: SmallResNet | None = None,
-    seed: int = 0,
-    device: str | torch.device = "cpu",
     progress: bool = True,
     description: str = "classifier",
 ) -> SmallResNet:
-    """Train a SmallResNet with cross-entropy, AdamW and one warm-up and decay of the step size; in eval mode.
+    """Train a SmallResNet on the CPU; in eval mode.
 
     Args:
         images: uint8 (N, 3, H, W), or a `Shapes` world, whose pictures are then drawn as they are needed.
@@ -44,16 +60,8 @@ def train_classifier(
             (distillation, Hinton et al. 2015); a world knows its own.
         classes: names (or number) of the classes; from the labels or the world where left out.
         width: of the network.
-        blocks: of the network.
-        steps: optimiser steps.
-        batch_size: pictures per step.
-        learning_rate: the highest, reached after a fifth of the steps.
-        weight_decay: AdamW's.
-        flip: mirror half of the pictures (photographs; not `Shapes`, whose rotation it would turn).
-        half: compute in bfloat16 (twice as fast on processors that have it).
-        start: a network of the same width and blocks to take stem and stages from, whatever its classes.
-        seed: decides weights and batches.
-        device: where to train.
+        lesson: how it learns.
+        start: a network of the same width to take stem and stages from, whatever its classes.
         progress: show a bar on stderr.
         description: the bar's words.
 
@@ -65,35 +73,22 @@ def train_classifier(
         raise UserError("train_classifier needs a label for each image")
     if classes is None:
         classes = world.classes if world is not None else _classes_of(labels)
-    number = classes if isinstance(classes, int) else len(classes)
-    _check_labels(labels, number)
-    generator = torch.Generator().manual_seed(seed)
+    _check_labels(labels, classes if isinstance(classes, int) else len(classes))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = SmallResNet(classes, width, blocks)
+        torch.manual_seed(lesson.seed)
+        network = SmallResNet(classes, width)
     if start is not None:
         taken = {name: each for name, each in start.state_dict().items() if not name.startswith("fc.")}
         network.load_state_dict(taken, strict=False)
-    network.to(device).to(memory_format=torch.channels_last).train()
-    optimizer = torch.optim.AdamW(
-        network.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=True
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.2)
-    bar = tqdm(range(steps), desc=description, unit="step", disable=not progress)
+    network.to(memory_format=torch.channels_last).train()
+    rate = lesson.learning_rate
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=lesson.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=lesson.steps, pct_start=0.2)
+    generator = torch.Generator().manual_seed(lesson.seed)
+    bar = tqdm(range(lesson.steps), desc=description, unit="step", disable=not progress)
     for step in bar:
-        indices = torch.randint(len(images), (batch_size,), generator=generator)
-        if world is not None:
-            batch = world.batch(indices)
-            x, y = batch["image"], batch["label"]
-        else:
-            assert isinstance(images, Tensor)
-            assert labels is not None
-            x, y = images[indices].float() / 127.5 - 1, labels[indices]
-        if flip:
-            mirrored = torch.rand(batch_size, generator=generator) < 0.5
-            x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
-        x, y = x.to(device, memory_format=torch.channels_last), y.to(device)
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
+        x, y = _batch(images, labels, lesson, generator)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=lesson.half):
             logits = network(x).float()
         loss = F.cross_entropy(logits, y)
         optimizer.zero_grad(set_to_none=True)
@@ -104,6 +99,23 @@ def train_classifier(
             hits = (logits.argmax(1) == (y.argmax(1) if y.ndim == 2 else y)).float().mean()
             bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item():.3f}")
     return network.to(memory_format=torch.contiguous_format).eval()
+
+
+def _batch(
+    images: Tensor | Shapes, labels: Tensor | None, lesson: Lesson, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, H, W) in [-1, 1], and their labels."""
+    indices = torch.randint(len(images), (lesson.batch_size,), generator=generator)
+    if isinstance(images, Tensor):
+        assert labels is not None
+        x, y = images[indices].float() / 127.5 - 1, labels[indices]
+    else:
+        batch = images.batch(indices)
+        x, y = batch["image"], batch["label"]
+    if lesson.flip:
+        mirrored = torch.rand(lesson.batch_size, generator=generator) < 0.5
+        x = torch.where(mirrored.view(-1, 1, 1, 1), x.flip(3), x)
+    return x.contiguous(memory_format=torch.channels_last), y
 
 
 def _classes_of(labels: Tensor | None) -> int:
