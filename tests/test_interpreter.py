@@ -72,7 +72,7 @@ def test_half_precision_decodes_to_the_same_picture_but_for_a_few_levels_of_255(
     ).eval()
     images = world.images(range(8))
     exact = interpreter.reconstruct(images)
-    interpreter.half = True
+    interpreter.precision = "bf16-mixed"
     apart = (interpreter.reconstruct(images) - exact).abs()
     assert apart.dtype == torch.float32
     assert 0 < apart.mean() < 0.5 * 2 / 255

@@ -99,7 +99,7 @@ def _fill_backbone(module: nn.Module, state: Mapping[str, Any]) -> None:
 
 
 def _flow(
-    latent_dim: int, representation_shape: Sequence[int], embedder_depth: int, **sizes: Any
+    latent_dim: int, representation_shape: Sequence[int], embedder_depth: int = 4, **sizes: Any
 ) -> nn.Module:
     from invariances.flow.config import EmbedderConfig, FlowConfig
     from invariances.flow.flow import ConditionalFlow
