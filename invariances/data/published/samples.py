@@ -85,7 +85,7 @@ class TrainSamples(Dataset[dict[str, Any]]):
         return self.length
 
     def latents(self, index: int) -> tuple[Tensor, int]:
-        """z (code_dim,) and the class of a picture."""
+        """The code z (code_dim,) and the class of a picture."""
         index = range(self.length)[index]
         draws = seeded("samples", self.seed, index)
         label = int(torch.randint(self.n_classes, (), generator=draws))
