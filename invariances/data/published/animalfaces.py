@@ -37,7 +37,7 @@ from invariances.data.published.imagenet import (
 )
 from invariances.data.published.names import Names
 from invariances.data.published.pictures import PublishedSet
-from invariances.data.published.root import DATA, Root, names_of
+from invariances.data.published.root import DATA, Root, check_source, names_of
 from invariances.data.published.tars import Tar
 from invariances.system.errors import UserError
 
@@ -69,13 +69,14 @@ class AnimalFaces(PublishedSet):
         with root.locked(cls.name):
             if cls.ready(root) and source is None:
                 return
+            root.sweep()
+            check_source(source, "ImageNet's train tar or a folder of its synsets")
             names = cls._names(root, source)
             if source is not None and source.is_dir() and _faces_in(source):
                 _link(root, source)
             if _missing(root, names):
                 boxes = read_boxes(_fetched(root, COORDINATES, f"{FUNIT}/{COORDINATES}", source))
                 cut_all(root, boxes, cls._pictures(source, progress), progress)
-                root.sweep()
             missing = _missing(root, names)
             if missing:
                 raise UserError(
@@ -101,10 +102,6 @@ class AnimalFaces(PublishedSet):
     def _pictures(cls, source: Path | None, progress: bool) -> Path:
         """The train tar, or a folder of synsets."""
         if source is not None:
-            if not source.exists():
-                raise UserError(
-                    f"{str(source)!r} does not exist; give ImageNet's train tar or a folder of its synsets"
-                )
             inside = [source / ImageNetTrain.archive, source / DATA, source]
             return next(each for each in inside if each.exists()) if source.is_dir() else source
         whole, part = ImageNetTrain.root_of(), ImageNetAnimalsTrain.root_of()
@@ -223,7 +220,7 @@ def cut_all(root: Root, boxes: Boxes, source: Path, progress: bool, workers: int
                 root.write(f"{DATA}/{name}", [buffer.getvalue()])
         return len(boxes[synset][picture])
 
-    jobs = _from_tar(source, boxes) if source.is_file() else _from_folder(source, boxes)
+    jobs = _from_folder(source, boxes) if source.is_dir() else _from_tar(source, boxes)
     total = sum(len(found) for pictures in boxes.values() for found in pictures.values())
     workers = workers or threads()
     with (

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from invariances.data.download import download
 from invariances.data.published.pictures import Crop, PublishedSet
-from invariances.data.published.root import Root, counted, listed, names_of
+from invariances.data.published.root import Root, check_source, counted, listed, names_of
 from invariances.data.published.zips import Zip
 from invariances.system.errors import UserError
 
@@ -46,12 +46,12 @@ class AwA2(PublishedSet):
         with root.locked(cls.name):
             if cls.ready(root) and source is None:
                 return
+            root.sweep(root.path / PICTURES)
             pictures = root.path / PICTURES
             if counted(pictures, SUFFIXES) != TOTAL:
                 found = _found(root, source)
                 if found is not None:
                     _extract(found, root, progress)
-                    _sweep(pictures)
             count = counted(pictures, SUFFIXES)
             if count != TOTAL:
                 raise UserError(
@@ -68,9 +68,8 @@ def _found(root: Root, source: Path | None) -> Path | None:
         return (
             root.path / ARCHIVE if (root.path / ARCHIVE).is_file() else download(ADDRESS, root.path / ARCHIVE)
         )
-    if not source.exists():
-        raise UserError(f"{str(source)!r} does not exist; give {ARCHIVE}, or the folder that it holds")
-    if source.is_file():
+    check_source(source, f"{ARCHIVE}, or the folder that it holds")
+    if not source.is_dir():
         return source
     if (source / ARCHIVE).is_file():
         return source / ARCHIVE
@@ -104,11 +103,6 @@ def _extract(archive: Path, root: Root, progress: bool) -> None:
                 root.write(name, files.parts(name))
     finally:
         files.close()
-
-
-def _sweep(pictures: Path) -> None:
-    for path in pictures.glob("*/.*.draft"):
-        path.unlink(missing_ok=True)
 
 
 def _write_lists(root: Root) -> None:

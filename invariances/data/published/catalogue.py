@@ -125,7 +125,7 @@ def by_name(
 def state(kind: type[PublishedSet]) -> str:
     """Whether a data set is ready, in part here, or not here."""
     root = kind.root_of()
-    if kind.ready(root):
+    if kind.ready(root) or kind.elsewhere():
         return "ready"
     if any(_entries(root.path)):
         return "in part"

@@ -28,7 +28,7 @@ from invariances.data.download import download
 from invariances.data.published import torrents
 from invariances.data.published.names import Names
 from invariances.data.published.pictures import Crop, PublishedSet
-from invariances.data.published.root import DATA, Root, counted, names_of, say
+from invariances.data.published.root import DATA, Root, check_source, counted, names_of
 from invariances.data.published.tars import Tar
 from invariances.system.errors import UserError
 
@@ -123,18 +123,13 @@ class ImageNet(PublishedSet):
     @classmethod
     def opened(cls, root: Root, progress: bool) -> tuple[Root, Names]:
         """As of every data set; carnivores are found in the whole ImageNet too, where that is here."""
-        whole = None if cls.ready(root) else cls.whole()
+        whole = None if cls.ready(root) else cls.elsewhere()
         if whole is None:
             return super().opened(root, progress)
         names = names_of(whole.list)
         folders, numbers = names.folders()
         wanted = np.asarray([cls.wanted(name) for name in folders])[numbers]
         return whole, names.at(np.flatnonzero(wanted))
-
-    @classmethod
-    def whole(cls) -> Root | None:
-        """The whole ImageNet of the same split, where it is ready and this set is a part of it."""
-        return None
 
     @classmethod
     def prepare(cls, root: Root, source: Path | None = None, progress: bool = True) -> None:
@@ -146,6 +141,7 @@ class ImageNet(PublishedSet):
         with root.locked(cls.name):
             if root.ready() and source is None:
                 return
+            root.sweep()
             source = cls._found(root, source)
             if source is None or source.is_dir():
                 cls._link(root, source)
@@ -165,7 +161,6 @@ class ImageNet(PublishedSet):
                         cls.extract(tar, root, lambda at: bar.update(at - bar.n))
                 finally:
                     tar.close()
-                root.sweep()
             count = counted(root.data, SUFFIXES, cls.wanted)
             if cls.length is not None and count != cls.length:
                 raise UserError(
@@ -179,8 +174,7 @@ class ImageNet(PublishedSet):
     def _found(cls, root: Root, source: Path | None) -> Path | None:
         """A tar or a folder to prepare from; None for pictures that are in place already."""
         if source is not None:
-            if not source.exists():
-                raise UserError(f"{str(source)!r} does not exist; give {cls.archive} or a folder of synsets")
+            check_source(source, f"{cls.archive} or a folder of synsets")
             inside = source / cls.archive
             return inside if source.is_dir() and inside.is_file() else source
         if cls.length is not None and counted(root.data, SUFFIXES, cls.wanted) == cls.length:
@@ -191,9 +185,6 @@ class ImageNet(PublishedSet):
         ):
             if place.is_file():
                 return place
-        say(
-            f"{cls.name}: {cls.archive} ({cls.archive_size / 1e9:.0f} GB) is fetched over BitTorrent to {root.path}"
-        )
         return torrents.fetch(cls.infohash, root.path / cls.archive, cls.archive_size, cls.other_way())
 
     @classmethod
@@ -364,7 +355,7 @@ class ImageNetAnimalsTrain(ImageNetTrain):
     animals = True
 
     @classmethod
-    def whole(cls) -> Root | None:
+    def elsewhere(cls) -> Root | None:
         """The whole train set, where it is ready."""
         root = ImageNetTrain.root_of()
         return root if root.ready() else None
@@ -379,7 +370,7 @@ class ImageNetAnimalsValidation(ImageNetValidation):
     animals = True
 
     @classmethod
-    def whole(cls) -> Root | None:
+    def elsewhere(cls) -> Root | None:
         """The whole validation set, where it is ready."""
         root = ImageNetValidation.root_of()
         return root if root.ready() else None

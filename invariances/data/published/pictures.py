@@ -109,6 +109,11 @@ class PublishedSet(Dataset[dict[str, Any]]):
         return root.ready([cls.list_file])
 
     @classmethod
+    def elsewhere(cls) -> Root | None:
+        """A larger data set's folder that holds this one too, where it is ready."""
+        return None
+
+    @classmethod
     def opened(cls, root: Root, progress: bool) -> tuple[Root, Names]:
         """Where the pictures lie, and their names there, after what is missing was fetched and prepared."""
         if not cls.ready(root):

@@ -114,13 +114,11 @@ class Root:
             return False
         return state.st_size == size and not os.path.islink(self.path / relative)
 
-    def sweep(self) -> None:
-        """Removes drafts that a killed process left."""
-        for folder, _, files in os.walk(self.data):
-            for name in files:
-                if name.endswith(DRAFT):
-                    with suppress(OSError):
-                        os.unlink(os.path.join(folder, name))
+    def sweep(self, pictures: Path | None = None) -> None:
+        """Removes drafts that a killed process left beside the lists and in the folders of pictures."""
+        pictures = pictures or self.data
+        for path in [*self.path.glob(f".*{DRAFT}"), *pictures.glob(f"*/.*{DRAFT}")]:
+            path.unlink(missing_ok=True)
 
     def write_list(self, suffixes: tuple[str, ...], keep: Callable[[str], bool] = bool) -> int:
         """Writes the sorted list of the pictures in class folders; gives back how many they are."""
@@ -167,6 +165,16 @@ def write(path: Path, parts: Iterable[bytes]) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
+
+
+def check_source(source: Path | None, wanted: str) -> None:
+    """Refuses a source that is not there.
+
+    Raises:
+        UserError: Says what is wanted.
+    """
+    if source is not None and not source.exists():
+        raise UserError(f"{str(source)!r} does not exist; give {wanted}")
 
 
 def names_of(path: Path) -> Names:

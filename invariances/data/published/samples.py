@@ -10,6 +10,7 @@ What the texture-bias flows were trained on. The published train set draws anew 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Protocol
 
@@ -74,6 +75,7 @@ class TrainSamples(Dataset[dict[str, Any]]):
         if not 0 <= truncation < float("inf") or 0 < truncation < 0.01:
             raise UserError(f"truncation is {truncation}; give 0 for none, or a bound of at least 0.01")
         self.generator, self.length, self.seed = generator, length, seed
+        self._made: str | None = None
         self.truncation, self.n_classes = float(truncation), n_classes
         self.classes = list(classes) if classes is not None else [str(k) for k in range(n_classes)]
         if len(self.classes) != n_classes:
@@ -133,9 +135,20 @@ class TrainSamples(Dataset[dict[str, Any]]):
         return f"{self._world()} {self.length}"
 
     def _world(self) -> str:
-        own = getattr(self.generator, "fingerprint", None)
-        made = own() if callable(own) else f"{type(self.generator).__qualname__} {id(self.generator)}"
-        return f"samples {made} {self.seed} {self.truncation} {self.n_classes}"
+        if self._made is None:
+            own = getattr(self.generator, "fingerprint", None)
+            self._made = str(own()) if callable(own) else _weights_of(self.generator)
+        return f"samples {self._made} {self.seed} {self.truncation} {self.n_classes}"
+
+
+def _weights_of(generator: Generator) -> str:
+    """A hash of a generator's weights, where it has no fingerprint of its own."""
+    digest = hashlib.sha256(type(generator).__qualname__.encode())
+    state = generator.state_dict() if isinstance(generator, nn.Module) else {}
+    for name, value in state.items():
+        digest.update(name.encode())
+        digest.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class TestSamples(TrainSamples):

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
+from invariances.data.published.root import say
 from invariances.system.errors import UserError
 from invariances.system.files import offline
 
@@ -45,6 +46,9 @@ def fetch(infohash: str, target: Path, size: int, other_way: str, progress: bool
             f"{target.name} ({size / 1e9:.0f} GB) is not here: `pip install 'invariances[torrent]'` fetches it over "
             f"BitTorrent, or {other_way}"
         ) from None
+    say(
+        f"{target.name} ({size / 1e9:.0f} GB) is fetched over BitTorrent to {target.parent}; it may be stopped"
+    )
     parts = target.with_name(f".{target.name}.torrent")
     parts.mkdir(parents=True, exist_ok=True)
     session: Any = libtorrent.session(cast(Any, dict(_SETTINGS)))
