@@ -61,8 +61,10 @@ def fetch(infohash: str, target: Path, size: int, other_way: str, progress: bool
     try:
         _wait(handle, target.name, size, other_way, progress)
         found = handle.torrent_file()
-        place = parts / found.files().file_path(0)
-        count = found.files().num_files()
+        files = (
+            found.layout() if hasattr(found, "layout") else found.files()
+        )  # the name changed in libtorrent 2.1
+        place, count = parts / files.file_path(0), files.num_files()
     finally:
         session.remove_torrent(handle)
         del session
