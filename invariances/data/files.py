@@ -174,12 +174,8 @@ def open_image(path: str | os.PathLike[str], size: int | None = None, plain: boo
         BrokenImage: no such file, not readable, not a picture, truncated, or above `MAX_PIXELS` once decoded.
     """
     name = f"image {str(path)!r}"
-    try:
-        with _explained(name), open_regular(path) as file, _header(file) as picture:
-            return _decode(picture, size, plain)
-    except FileNotFoundError:
-        dead = "is a link that leads nowhere" if os.path.islink(path) else "does not exist"
-        raise BrokenImage(f"{name} {dead}") from None
+    with explained(name), open_regular(path) as file, header(file) as picture:
+        return _decode(picture, size, plain)
 
 
 def decoded(data: bytes, name: str) -> Image.Image:
@@ -188,22 +184,24 @@ def decoded(data: bytes, name: str) -> Image.Image:
     Raises:
         BrokenImage: not a picture, truncated, or above `MAX_PIXELS` once decoded.
     """
-    with _explained(f"image {name!r}"), _header(io.BytesIO(data)) as picture:
+    with explained(f"image {name!r}"), header(io.BytesIO(data)) as picture:
         return _decode(picture, None, plain=True)
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
     """Whatever Pillow says of damaged bytes, as one sentence.
 
     Raises:
-        FileNotFoundError: as it came.
-        BrokenImage: for everything else.
+        BrokenImage: for whatever was raised inside.
     """
     try:
         yield
-    except (BrokenImage, FileNotFoundError):
+    except BrokenImage:
         raise
+    except FileNotFoundError as error:
+        dead = "is a link that leads nowhere" if os.path.islink(error.filename) else "does not exist"
+        raise BrokenImage(f"{name} {dead}") from None
     except (_TooLarge, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenImage(f"{name} is too large ({error}); make it smaller or remove it") from None
     except UnidentifiedImageError:
@@ -236,7 +234,7 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _header(file: BinaryIO) -> Image.Image:
+def header(file: BinaryIO) -> Image.Image:
     """The picture, not yet decoded. JPEGs pass Pillow's limit on pixels: they can be decoded small."""
     start = file.read(3)
     file.seek(0)

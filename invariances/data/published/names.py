@@ -12,7 +12,6 @@ import numpy as np
 from invariances.data.arrays import Array
 from invariances.system.errors import UserError
 
-
 _BLOCK = 1 << 16
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from invariances.data.arrays import Array, from_uint8
-from invariances.data.files import BrokenImage, open_image
+from invariances.data.files import BrokenImage
 from invariances.data.parallel import in_parallel, threads
+from invariances.data.published.decoding import pixels
 from invariances.data.published.names import Names
 from invariances.data.published.resizing import square
 from invariances.data.published.root import DATA, FILE_LIST, Root, names_of
@@ -159,14 +160,14 @@ class PublishedSet(Dataset[dict[str, Any]]):
         }
 
     def _image(self, picture: int, view: int) -> Tensor:
-        pixels = np.asarray(open_image(self.paths[picture], plain=True))
+        array = pixels(self.paths[picture])
         if self.size:
             along = 0.5
             if self.crop == "random":
                 name = zlib.crc32(os.fsencode(self.names[picture]))
                 along = float(np.random.default_rng([self.seed, name, view]).random())
-            pixels = square(pixels, self.size, along)
-        return from_uint8(torch.from_numpy(pixels.copy() if not self.size else pixels)[None])[0]
+            array = square(array, self.size, along)
+        return from_uint8(torch.from_numpy(np.array(array))[None])[0]
 
     def fingerprint(self) -> str:
         """Hash of the pictures' names, the set's list and how pictures are cut."""
@@ -206,7 +207,7 @@ class PublishedSet(Dataset[dict[str, Any]]):
 
         def reason(path: str) -> str | None:
             try:
-                open_image(path, plain=True)
+                pixels(path)
             except BrokenImage as error:
                 return str(error)
             return None
