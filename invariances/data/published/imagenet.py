@@ -142,7 +142,7 @@ class ImageNet(PublishedSet):
             if root.ready() and source is None:
                 return
             root.sweep()
-            source = cls._found(root, source)
+            source = cls._found(root, source, progress)
             if source is None or source.is_dir():
                 cls._link(root, source)
             else:
@@ -171,7 +171,7 @@ class ImageNet(PublishedSet):
             root.mark()
 
     @classmethod
-    def _found(cls, root: Root, source: Path | None) -> Path | None:
+    def _found(cls, root: Root, source: Path | None, progress: bool) -> Path | None:
         """A tar or a folder to prepare from; None for pictures that are in place already."""
         if source is not None:
             check_source(source, f"{cls.archive} or a folder of synsets")
@@ -179,13 +179,12 @@ class ImageNet(PublishedSet):
             return inside if source.is_dir() and inside.is_file() else source
         if cls.length is not None and counted(root.data, SUFFIXES, cls.wanted) == cls.length:
             return None
-        for place in (
-            root.path / cls.archive,
-            Root.named(cls.folder.removesuffix("_animals")).path / cls.archive,
-        ):
+        home = Root.named(cls.folder.removesuffix("_animals")) if cls.animals else root
+        for place in (root.path / cls.archive, home.path / cls.archive):
             if place.is_file():
                 return place
-        return torrents.fetch(cls.infohash, root.path / cls.archive, cls.archive_size, cls.other_way())
+        target = home.path / cls.archive
+        return torrents.fetch(cls.infohash, target, cls.archive_size, cls.other_way(), progress)
 
     @classmethod
     def other_way(cls) -> str:

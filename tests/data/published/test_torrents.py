@@ -62,6 +62,17 @@ def test_imagenet_comes_over_bittorrent_and_is_prepared(tiny, swarm, tmp_path, c
     assert "MB/s" in told
 
 
+def test_what_was_fetched_before_is_not_fetched_again(tiny, swarm, tmp_path):
+    root, whole = tmp_path / "root", tiny.tar.read_bytes()
+    parts = root / f".{ImageNetTrain.archive}.torrent"
+    parts.mkdir(parents=True)
+    (parts / ImageNetTrain.archive).write_bytes(whole[: len(whole) // 2])
+    ImageNetTrain.prepare(Root(root), None, progress=False)
+    assert (root / ImageNetTrain.archive).read_bytes() == whole
+    (seeder,) = swarm.get_torrents()
+    assert 0 < seeder.status().total_payload_upload <= len(whole) - 16_384
+
+
 def test_another_size_than_published_is_refused(tiny, swarm, tmp_path, monkeypatch):
     monkeypatch.setattr(ImageNetTrain, "archive_size", 5)
     with pytest.raises(UserError, match=r"one of 5 was expected; get ILSVRC2012_img_train.tar"):
