@@ -21,6 +21,12 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "sample": ("sample:sample", "pictures that a layer cannot tell from yours"),
     "layers": ("layers:layers", "names and output shapes of a network's layers"),
     "fit-autoencoder": ("fit_autoencoder:fit_autoencoder", "train an autoencoder on a folder of pictures"),
+    "data": {
+        "list": ("data:list_sets", "every data set that has a name here, and whether it is here"),
+        "prepare": ("data:prepare", "fetch a data set, or take it from an archive or folder"),
+        "verify": ("data:verify", "read every picture, and name the broken ones"),
+        "show": ("data:show", "a grid of pictures"),
+    },
     "models": {
         "list": ("models:list_models", "every model that has a name here"),
         "info": ("models:info", "what is known about one model"),

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
 import stat
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -160,28 +161,49 @@ def _walk(root: str, recursive: bool) -> Iterator[str]:
             yield os.path.relpath(path, root)
 
 
-def open_image(path: str | os.PathLike[str], size: int | None = None) -> Image.Image:
+def open_image(path: str | os.PathLike[str], size: int | None = None, plain: bool = False) -> Image.Image:
     """The picture in a file: RGB, 8 bits, upright, transparency on white, first frame.
 
     Args:
         path: a file in one of the usual formats, whatever its ending.
         size: the side that the caller will resize to; a JPEG is then decoded at a half, quarter or eighth of
             its size, never below `2 * size`, which is fast and keeps huge photos in bounded memory.
+        plain: as the published system reads: EXIF orientations are ignored, and alpha is dropped.
 
     Raises:
         BrokenImage: no such file, not readable, not a picture, truncated, or above `MAX_PIXELS` once decoded.
     """
     name = f"image {str(path)!r}"
+    with explained(name), open_regular(path) as file, header(file) as picture:
+        return _decode(picture, size, plain)
+
+
+def decoded(data: bytes, name: str) -> Image.Image:
+    """The picture in a file's bytes, as the published system reads it.
+
+    Raises:
+        BrokenImage: not a picture, truncated, or above `MAX_PIXELS` once decoded.
+    """
+    with explained(f"image {name!r}"), header(io.BytesIO(data)) as picture:
+        return _decode(picture, None, plain=True)
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Whatever Pillow says of damaged bytes, as one sentence.
+
+    Raises:
+        BrokenImage: for whatever was raised inside.
+    """
     try:
-        with open_regular(path) as file, _header(file) as picture:
-            return _decode(picture, size)
+        yield
     except BrokenImage:
         raise
+    except FileNotFoundError as error:
+        dead = "is a link that leads nowhere" if os.path.islink(error.filename) else "does not exist"
+        raise BrokenImage(f"{name} {dead}") from None
     except (_TooLarge, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise BrokenImage(f"{name} is too large ({error}); make it smaller or remove it") from None
-    except FileNotFoundError:
-        dead = "is a link that leads nowhere" if os.path.islink(path) else "does not exist"
-        raise BrokenImage(f"{name} {dead}") from None
     except UnidentifiedImageError:
         raise BrokenImage(f"{name} is not a picture in a known format") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
@@ -212,7 +234,7 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _header(file: BinaryIO) -> Image.Image:
+def header(file: BinaryIO) -> Image.Image:
     """The picture, not yet decoded. JPEGs pass Pillow's limit on pixels: they can be decoded small."""
     start = file.read(3)
     file.seek(0)
@@ -223,7 +245,7 @@ def _header(file: BinaryIO) -> Image.Image:
     return Image.open(file, formats=FORMATS)
 
 
-def _decode(picture: Image.Image, size: int | None) -> Image.Image:
+def _decode(picture: Image.Image, size: int | None, plain: bool) -> Image.Image:
     width, height = picture.size
     if isinstance(picture, JpegImagePlugin.JpegImageFile):
         if size is not None:
@@ -235,6 +257,8 @@ def _decode(picture: Image.Image, size: int | None) -> Image.Image:
         raise _TooLarge(f"{width} × {height} pixels")
     with _one_at_a_time if pixels > LARGE_PIXELS else nullcontext():
         picture.load()
+        if plain and picture.mode in ("L", "P", "RGB", "RGBA", "CMYK", "LA", "1"):
+            return picture.convert("RGB") if picture.mode != "RGB" else picture.copy()
         return _to_rgb(_upright(picture))
 
 

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from invariances.data.shapes import FACTORS, SHAPES, TEXTURES, Factor, Shapes, draw, oklch
+from invariances.data.drawing import draw, oklch
+from invariances.data.shapes import FACTORS, SHAPES, TEXTURES, Factor, Shapes
 from invariances.system.errors import UserError
 
 

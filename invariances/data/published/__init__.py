@@ -1,0 +1,1 @@
+"""Data sets that have names, each in the layout of the published system."""
