@@ -244,7 +244,6 @@ class Interpreter:
             raise UserError(f"the autoencoder is not the one that {str(folder)!r} was trained with")
         return cls(representation, code, flow).eval()
 
-
     @classmethod
     def _named(
         cls,

@@ -1,4 +1,4 @@
-"""Videos, frame by frame: read from whatever FFmpeg reads, drawn by ourselves, written as H.264 with the source's sound.
+"""Videos, frame by frame: read from whatever FFmpeg reads, drawn by ourselves, written as H.264 with their sound.
 
 Nothing is held but the frames at work, so memory does not grow with a clip's length. Times are the source's own, so
 variable frame rates stay as they are.

@@ -105,7 +105,9 @@ def perturbed(
     with torch.no_grad():
         logits = representation.logits(images)
     if logits.dim() != 2 or logits.shape[1] < 2:
-        raise UserError(f"{representation.network_name} tells no classes apart, so there is nothing to attack")
+        raise UserError(
+            f"{representation.network_name} tells no classes apart, so there is nothing to attack"
+        )
     classes = logits.shape[1]
     if target is not None and not bool(((target >= 0) & (target < classes)).all()):
         raise UserError(f"target is {target.tolist()}; give a class from 0 to {classes - 1}")
@@ -186,22 +188,32 @@ def attack(
         parts.append(perturbed(representation, part, method, epsilon, aims, begin))
     attacked = torch.cat(parts)
     three = {"original": original, "attacked": attacked, "noisy": noise_like(original, attacked, signs)}
-    with torch.no_grad():
-        z = {name: torch.cat([interpreter.represent(p) for p in in_chunks(each)]) for name, each in three.items()}
-        own = torch.cat([interpreter.encode(part) for part in in_chunks(original)])[:, None]
-        seen = {name: pictures_of(interpreter, own, z[name])[:, 0].cpu() for name in ("attacked", "noisy")}
-        return Attack(
-            *(each.cpu() for each in three.values()),
-            {name: _probabilities(representation, each) for name, each in three.items()},
-            None if aim is None else aim.cpu(),
-            interpreter.reconstruct(original).cpu(),
-            interpreter.reconstruct(attacked).cpu(),
-            seen["attacked"],
-            seen["noisy"],
-            pictures_of(interpreter, v, z["original"]).cpu(),
-            pictures_of(interpreter, v, z["attacked"]).cpu(),
-            _movement(representation, three, layers),
-        )
+    return _seen(interpreter, three, v, aim, layers)
+
+
+@torch.no_grad()
+def _seen(
+    interpreter: Interpreter, three: dict[str, Tensor], v: Tensor, aim: Tensor | None, layers: Sequence[str]
+) -> Attack:
+    """What layer and network make of the original, the attacked and the noisy pictures."""
+    z = {name: torch.cat([interpreter.represent(p) for p in in_chunks(each)]) for name, each in three.items()}
+    own = torch.cat([interpreter.encode(part) for part in in_chunks(three["original"])])[:, None]
+    return Attack(
+        original=three["original"].cpu(),
+        attacked=three["attacked"].cpu(),
+        noisy=three["noisy"].cpu(),
+        probabilities={
+            name: _probabilities(interpreter.representation, each) for name, each in three.items()
+        },
+        target=None if aim is None else aim.cpu(),
+        reconstruction=interpreter.reconstruct(three["original"]).cpu(),
+        attacked_reconstruction=interpreter.reconstruct(three["attacked"]).cpu(),
+        seen=pictures_of(interpreter, own, z["attacked"])[:, 0].cpu(),
+        noise_seen=pictures_of(interpreter, own, z["noisy"])[:, 0].cpu(),
+        samples=pictures_of(interpreter, v, z["original"]).cpu(),
+        attacked_samples=pictures_of(interpreter, v, z["attacked"]).cpu(),
+        movement=_movement(interpreter.representation, three, layers),
+    )
 
 
 def _probabilities(representation: Representation, images: Tensor) -> Tensor:
@@ -211,7 +223,9 @@ def _probabilities(representation: Representation, images: Tensor) -> Tensor:
 def _movement(
     representation: Representation, three: dict[str, Tensor], layers: Sequence[str]
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    names = list(dict.fromkeys([*layers, *([] if representation.layer in layers else [representation.layer])]))
+    names = list(
+        dict.fromkeys([*layers, *([] if representation.layer in layers else [representation.layer])])
+    )
     taps = Representations([representation.at(name) for name in names])
     moved: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in names}
     for x, y, noise in zip(*(in_chunks(each) for each in three.values())):

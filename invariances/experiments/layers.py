@@ -71,24 +71,24 @@ def layer_views(
         generator: Makes them repeat.
         others: Pictures (m, 3, H, W) to compare with; those equal to the picture are left out.
     """
-    drawn: dict[tuple[int, ...], Tensor] = {}
+    drawn: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
     views = []
     for interpreter in interpreters:
         shape = tuple(interpreter.flow.latent_shape)
         if shape not in drawn:
-            drawn[shape] = invariances(interpreter, 1, n + _DRAWS, 1.0, generator)
-        views.append(_view(interpreter, picture, drawn[shape], (n, temperature), others))
+            shown = invariances(interpreter, 1, n, temperature, generator)
+            drawn[shape] = shown, invariances(interpreter, 1, _DRAWS, 1.0, generator)
+        views.append(_view(interpreter, picture, drawn[shape], others))
     return views
 
 
 @torch.no_grad()
 def _view(
-    interpreter: Interpreter, picture: Tensor, drawn: Tensor, wish: tuple[int, float], others: Tensor | None
+    interpreter: Interpreter, picture: Tensor, drawn: tuple[Tensor, Tensor], others: Tensor | None
 ) -> LayerView:
-    n, temperature = wish
     image = interpreter.resized(picture)
     z = interpreter.represent(image)
-    samples = pictures_of(interpreter, temperature * drawn[:, :n], z)[0]
+    samples = pictures_of(interpreter, drawn[0].to(interpreter.device), z)[0]
     seen = torch.cat([interpreter.represent(part) for part in in_chunks(samples)])
     compared = _others(interpreter, image, others)
     far = [interpreter.represent(part) for part in in_chunks(compared)] if len(compared) else [z[:0]]
@@ -105,7 +105,7 @@ def _view(
         cosine(seen, z.expand_as(seen)).cpu(),
         cosine(far_z := torch.cat(far), z.expand_as(far_z)).cpu(),
         agreement,
-        _variance_open(interpreter, z, drawn[0, n:], compared),
+        _variance_open(interpreter, z, drawn[1][0].to(interpreter.device), compared),
     )
 
 

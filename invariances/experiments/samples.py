@@ -32,7 +32,9 @@ def invariances(
         UserError: There would be no samples.
     """
     if n < 1 or not 0 <= temperature < float("inf"):
-        raise UserError(f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0")
+        raise UserError(
+            f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0"
+        )
     shape = (count, n, *interpreter.flow.latent_shape)
     return (temperature * torch.randn(shape, generator=generator)).to(interpreter.device)
 
@@ -45,9 +47,7 @@ def pictures_of(interpreter: Interpreter, v: Tensor, z: Tensor) -> Tensor:
     flat = v.flatten(0, 1)
     parts = [
         interpreter.decode(
-            interpreter.flow.inverse(
-                flat[at : at + CHUNK], embedding=embedding[at : at + CHUNK]
-            )
+            interpreter.flow.inverse(flat[at : at + CHUNK], embedding=embedding[at : at + CHUNK])
         )
         for at in range(0, count * n, CHUNK)
     ]

@@ -76,7 +76,10 @@ def texture_bias(
     Raises:
         UserError: The two do not share latents.
     """
-    if tuple(first.flow.latent_shape) != tuple(second.flow.latent_shape) or first.image_size != second.image_size:
+    if (
+        tuple(first.flow.latent_shape) != tuple(second.flow.latent_shape)
+        or first.image_size != second.image_size
+    ):
         raise UserError(
             f"the two interpreters have latents of {first.flow.latent_dim} and {second.flow.latent_dim} numbers and "
             f"pictures of {first.image_size} and {second.image_size} pixels; choose two of one autoencoder"

@@ -22,7 +22,9 @@ PICTURES, HELD_OUT, STEPS = 60_000, 2_000, 6_000
 TRAIN_SEED, TEST_SEED = 41, 42
 
 
-def build_flows(output: str | Path, precision: Precision = "bf16-mixed", shortened: float = 1.0) -> list[Path]:
+def build_flows(
+    output: str | Path, precision: Precision = "bf16-mixed", shortened: float = 1.0
+) -> list[Path]:
     """Trains a flow for each layer of both networks and writes `NETWORK_flows.safetensors` (float16) to `output`.
 
     A stopped run goes on, and networks whose file is there already are left alone.
@@ -44,9 +46,7 @@ def build_flows(output: str | Path, precision: Precision = "bf16-mixed", shorten
     return written
 
 
-def fitted(
-    network: str, layer: str, folder: Path, precision: Precision, shortened: float
-) -> Interpreter:
+def fitted(network: str, layer: str, folder: Path, precision: Precision, shortened: float) -> Interpreter:
     """The interpreter of one layer: the run that is there, gone on with where it stopped."""
     place = folder / "runs" / f"{network}_{layer}"
     if (place / WEIGHTS).exists():
@@ -55,9 +55,9 @@ def fitted(
     learning = replace(LearningConfig.minutes(), steps=steps, batch_size=256, ema=0.998)
     resume = (place / LAST).exists()
     return fit(
-        network,
+        _made_here(folder, network),
         layer,
-        AUTOENCODER,
+        _made_here(folder, AUTOENCODER),
         Shapes(max(512, round(PICTURES * shortened)), seed=TRAIN_SEED),
         held_out=Shapes(max(64, round(HELD_OUT * shortened)), seed=TEST_SEED),
         flow=FlowConfig.minutes(),
@@ -65,6 +65,12 @@ def fitted(
         learning=learning,
         run=RunConfig(str(place), resume=resume, precision=precision, samples_every=0),
     )
+
+
+def _made_here(folder: Path, name: str) -> str:
+    """The model that was made in this folder, or else the shipped one."""
+    path = folder / f"{name}.safetensors"
+    return str(path) if path.exists() else name
 
 
 def _notes(interpreter: Interpreter) -> dict[str, Any]:

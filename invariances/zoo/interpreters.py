@@ -52,11 +52,16 @@ class Offer:
 
 
 def offers(network: str | None = None) -> list[Offer]:
-    """Every flow that has a name, or those of one network: shipped ones first, layers in the registry's order."""
+    """Every flow that has a name, or those of one network: shipped ones first, layers in the registry's order.
+
+    Shipped ones whose file is not there (an installation without weights) are left out.
+    """
     found = []
     for kind in ("interpreter", "flow"):
         for name in names(kind):
             each = entry(name)
+            if "package" in each and not path(name).is_file():
+                continue
             layers = each["layers"] if kind == "interpreter" else [each["layer"]]
             found += [Offer(name, each["network"], layer, each["autoencoder"]) for layer in layers]
     return [each for each in found if network in (None, each.network)]
@@ -110,12 +115,13 @@ def load_flow(offer: Offer, progress: bool = True) -> tuple[ConditionalFlow, dic
 
 
 def save_flows(file: str | os.PathLike[str], flows: Mapping[str, tuple[Any, Mapping[str, str]]]) -> Path:
-    """Several layers' flows in one file, float16: layer → (flow, its notes: fingerprints of network and autoencoder)."""
+    """Several layers' flows in one float16 file: layer → (flow, fingerprints of its network and autoencoder)."""
     import torch
 
     from invariances.system.network_file import save_network
 
-    tensors, told = {}, {}
+    tensors: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     for layer, (flow, notes) in flows.items():
         told[layer] = {"flow": flow.spec(), **notes}
         tensors |= {f"{layer}/{key}": each for key, each in flow.state_dict().items()}

@@ -92,7 +92,9 @@ def test_gifs_are_clips(tmp_path):
     from PIL import Image
 
     pictures = [Image.new("RGB", (40, 30), (60 * k, 60 * k, 60 * k)) for k in range(4)]
-    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 200, 50, 100])
+    pictures[0].save(
+        tmp_path / "a.gif", save_all=True, append_images=pictures[1:], duration=[100, 200, 50, 100]
+    )
     levels, at, *_ = shown(copied(tmp_path / "a.gif", tmp_path / "out.mp4"))
     assert np.allclose(levels, [0, 60, 120, 180], atol=6)
     assert np.allclose(at, [0, 0.1, 0.3, 0.35], atol=0.002)
@@ -144,7 +146,10 @@ def test_a_writer_that_is_stopped_leaves_a_whole_file(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"MZ" + bytes(500), b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
 def test_what_is_no_video_is_refused(tmp_path, content):
     (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(UserError, match="no video that can be read|no frames|no pictures"), Clip(tmp_path / "a.mp4", 16) as clip:
+    with (
+        pytest.raises(UserError, match=r"no video that can be read|no frames|no pictures"),
+        Clip(tmp_path / "a.mp4", 16) as clip,
+    ):
         list(clip)
 
 

@@ -32,7 +32,9 @@ def test_an_attack_stays_in_its_ball_and_in_range_and_does_what_it_should(
     for each in (found.attacked, found.noisy):
         assert each.abs().max() <= 1
     wanted = found.probabilities["original"].argmax(1) if target is None else found.target
-    before, after = (found.probabilities[name].gather(1, wanted[:, None]) for name in ("original", "attacked"))
+    before, after = (
+        found.probabilities[name].gather(1, wanted[:, None]) for name in ("original", "attacked")
+    )
     assert bool((after < before).all()) if target is None else bool((after > before).all())
 
 
@@ -84,11 +86,17 @@ def test_movement_is_measured_where_asked_and_gradients_reach_no_weight(interpre
     assert all(each.grad is None for each in interpreter.representation.parameters())
     rows = found.numbers(interpreter.representation.class_names)
     assert len(rows) == len(images)
-    assert [each["class"] in ("cat", "dog", "fox", "hen") for each in rows[0]["predicted_attacked"]] == [True] * 3
+    assert [each["class"] in ("cat", "dog", "fox", "hen") for each in rows[0]["predicted_attacked"]] == [
+        True
+    ] * 3
 
 
 def test_the_best_classes_come_first():
-    assert [each["class"] for each in top(torch.tensor([0.1, 0.6, 0.3]), None)] == ["class 1", "class 2", "class 0"]
+    assert [each["class"] for each in top(torch.tensor([0.1, 0.6, 0.3]), None)] == [
+        "class 1",
+        "class 2",
+        "class 0",
+    ]
 
 
 @pytest.mark.parametrize(
