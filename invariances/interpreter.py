@@ -119,13 +119,14 @@ class Interpreter:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """D(z̄): latents (..., D) to images (..., 3, S, S) in [-1, 1], some at a time."""
-        flat = latents.to(self.device).flatten(0, -2)
+        """D(z̄): latents (..., *latent_shape) to images (..., 3, S, S) in [-1, 1], some at a time."""
+        shape = self.flow.latent_shape
+        flat = latents.to(self.device).reshape(-1, *shape)
         decode: Any = self.autoencoder.decode
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision != "32-true"):
             parts = [decode(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)]
         images = torch.cat(parts).to(flat.dtype)
-        return images.reshape(*latents.shape[:-1], *images.shape[1:])
+        return images.reshape(*latents.shape[: latents.dim() - len(shape)], *images.shape[1:])
 
     @torch.no_grad()
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
