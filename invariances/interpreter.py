@@ -18,6 +18,7 @@ from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.system.files import atomic
 from invariances.system.weights import read_state_dict
+from invariances.zoo.interpreters import Offer, find_offer, knows, load_flow, offers
 from invariances.zoo.loading import load_autoencoder
 
 CONFIG = "config.yaml"
@@ -71,6 +72,11 @@ class Interpreter:
         """Side of the pictures that are seen and made."""
         return int(self.autoencoder.image_size)  # type: ignore[arg-type]
 
+    @property
+    def encodes(self) -> bool:
+        """Whether pictures have latents; else there are samples only."""
+        return hasattr(self.autoencoder, "encode")
+
     def to(self, device: str | torch.device) -> Interpreter:
         """Move all three parts."""
         for part in (self.representation, self.autoencoder, self.flow):
@@ -103,19 +109,24 @@ class Interpreter:
     @torch.no_grad()
     def latent(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """z̄, (N, D): the posterior's mode, or a sample of it where a generator is given."""
+        if not self.encodes:
+            raise UserError(
+                f"{type(self.autoencoder).__name__} has no encoder, so pictures have no latents here; draw samples"
+            )
         posterior = self.autoencoder.encode(self.resized(images))  # type: ignore[operator]
         latent: Tensor = posterior.mode() if generator is None else _drawn(posterior, generator)
         return latent
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """D(z̄): latents (..., D) to images (..., 3, S, S) in [-1, 1], some at a time."""
-        flat = latents.to(self.device).flatten(0, -2)
+        """D(z̄): latents (..., *latent_shape) to images (..., 3, S, S) in [-1, 1], some at a time."""
+        shape = self.flow.latent_shape
+        flat = latents.to(self.device).reshape(-1, *shape)
         decode: Any = self.autoencoder.decode
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision != "32-true"):
             parts = [decode(flat[start : start + _CHUNK]) for start in range(0, len(flat), _CHUNK)]
         images = torch.cat(parts).to(flat.dtype)
-        return images.reshape(*latents.shape[:-1], *images.shape[1:])
+        return images.reshape(*latents.shape[: latents.dim() - len(shape)], *images.shape[1:])
 
     @torch.no_grad()
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -202,18 +213,23 @@ class Interpreter:
         folder: str | os.PathLike[str],
         network: str | os.PathLike[str] | nn.Module | None = None,
         autoencoder: str | os.PathLike[str] | nn.Module | None = None,
+        layer: str | None = None,
     ) -> Interpreter:
-        """The interpreter that `save` wrote, in eval mode.
+        """The interpreter that `save` wrote, or one that has a name, in eval mode.
 
         Args:
-            folder: A run's folder.
+            folder: A run's folder; a shipped or published flow's name (`cinn_alexnet_aae_fc6`), which brings its
+                network and autoencoder along; or the name of a network that has such flows (`shapes_shape`).
             network: The network as a module, or its weights file, where the folder came from elsewhere and the
-                network has no public name. By default as it was in training.
+                network has no public name. By default as it was in training. A Representation is shared, not copied.
             autoencoder: Another copy of the autoencoder; by default the one in the folder.
+            layer: Which of a name's layers; may be left out where there is but one.
 
         Raises:
             UserError: Something is missing, damaged, or not what the flow was trained with.
         """
+        if _is_name(folder):
+            return cls._named(find_offer(os.fspath(folder), layer), network, autoencoder)
         flow, metadata = _read(Path(folder))
         representation = _network(json.loads(metadata["representation"]), network)
         if representation.fingerprint() != metadata["network_fingerprint"]:
@@ -229,6 +245,32 @@ class Interpreter:
             raise UserError(f"the autoencoder is not the one that {str(folder)!r} was trained with")
         return cls(representation, code, flow).eval()
 
+    @classmethod
+    def _named(
+        cls,
+        offer: Offer,
+        network: str | os.PathLike[str] | nn.Module | None,
+        autoencoder: str | os.PathLike[str] | nn.Module | None,
+    ) -> Interpreter:
+        """The interpreter of a registered flow."""
+        flow, told = load_flow(offer)
+        if isinstance(network, nn.Module):
+            representation = Representation(network, offer.layer)
+        else:
+            weights = None if network is None else os.fspath(network)
+            representation = Representation(offer.network, offer.layer, weights)
+        code = autoencoder_of(autoencoder or offer.autoencoder)
+        for part, kind in ((representation, "network"), (code, "autoencoder")):
+            expected = told.get(f"{kind}_fingerprint")
+            if expected is not None and part.fingerprint() != expected:  # type: ignore[operator]
+                raise UserError(f"the {kind} is not the one that {offer.name} was trained with")
+        return cls(representation, code, flow).eval()
+
+    @staticmethod
+    def layers(name: str) -> list[str]:
+        """The layers of a network, by name, that have shipped or published flows."""
+        return list(dict.fromkeys(each.layer for each in offers() if name in (each.name, each.network)))
+
 
 def _drawn(posterior: Any, generator: torch.Generator) -> Tensor:
     """A sample by a generator on the CPU or on the posterior's own device."""
@@ -238,6 +280,11 @@ def _drawn(posterior: Any, generator: torch.Generator) -> Tensor:
     return sample
 
 
+def _is_name(source: str | os.PathLike[str]) -> bool:
+    """A registered name, where no run's folder of that name is at hand."""
+    return isinstance(source, str) and knows(source) and not (Path(source) / WEIGHTS).exists()
+
+
 def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[:1]) if tuple(shape[1:]) == (1, 1) else tuple(shape)
 
@@ -245,7 +292,8 @@ def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 def _read(folder: Path) -> tuple[ConditionalFlow, dict[str, str]]:
     if not folder.is_dir():
         raise UserError(
-            f"folder {str(folder)!r} does not exist; give the folder of a run of `invariances fit`"
+            f"folder {str(folder)!r} does not exist; give the folder of a run of `invariances fit`, or a name that "
+            "`invariances models list` shows"
         )
     path = folder / WEIGHTS
     if not path.exists():

@@ -19,6 +19,11 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "fit": ("fit:fit", "train the flow between an autoencoder's code and a layer"),
     "evaluate": ("evaluate:evaluate", "numbers and pictures of a trained run"),
     "sample": ("sample:sample", "pictures that a layer cannot tell from yours"),
+    "mix": ("mix:mix", "the content of each picture with the invariances of each other"),
+    "attack": ("attack:attack", "what a layer makes of an adversarial attack"),
+    "texture-bias": ("texture_bias:texture_bias", "shape or texture: what two networks keep"),
+    "video": ("video:video", "a picture's content that moves as a clip does"),
+    "demo": ("demo:demo", "all of these as an app in the browser"),
     "layers": ("layers:layers", "names and output shapes of a network's layers"),
     "fit-autoencoder": ("fit_autoencoder:fit_autoencoder", "train an autoencoder on a folder of pictures"),
     "data": {

@@ -16,7 +16,7 @@ def list_models(kind: str | None = None, json: bool = False) -> None:
     """List every model that has a name here.
 
     Args:
-        kind: Only this kind: flow, autoencoder, generator, classifier, perceptual or reader.
+        kind: Only this kind: interpreter, flow, autoencoder, generator, classifier, perceptual or reader.
         json: Print the registry as JSON.
 
     Example:
@@ -38,9 +38,25 @@ def list_models(kind: str | None = None, json: bool = False) -> None:
         for name, each in members.items():
             print(f"  {name:<{width}}  {_state(name) or '-':<7}  {each['title']}")
         print()
+    if kind in (None, "interpreter"):
+        _list_interpreters()
     print(
         "shipped: comes with the package; here: downloaded; -: `invariances models download NAME` fetches it"
     )
+
+
+def _list_interpreters() -> None:
+    """Which networks can be looked into by name, at which layers."""
+    from invariances.zoo.interpreters import offers
+
+    by_network: dict[str, list[str]] = {}
+    for each in offers():
+        by_network.setdefault(each.network, []).append(each.layer)
+    print("what Interpreter.load(NETWORK, layer=LAYER) and the commands' --layer take")
+    width = max(map(len, by_network))
+    for network, layers in by_network.items():
+        print(f"  {network:<{width}}  {', '.join(layers)}")
+    print()
 
 
 def info(name: str, json: bool = False) -> None:
@@ -175,8 +191,14 @@ def _verdict(name: str) -> str:
     if not path.is_file():
         return "not here"
     if "package" in entry:
+        from invariances.zoo.interpreters import read_flow
+
         try:
-            zoo.load(name)
+            if entry["kind"] == "interpreter":
+                for layer in entry["layers"]:
+                    read_flow(path, layer)
+            else:
+                zoo.load(name)
         except UserError:
             return "damaged"
         return "loads"
@@ -188,6 +210,8 @@ def _verdict(name: str) -> str:
 def _shown(key: str, value: Any) -> str:
     if key == "size":
         return f"{value / 1e6:,.0f} MB"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
     if isinstance(value, dict):
         return ", ".join(f"{k} = {v}" for k, v in value.items())
     return str(value)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 
 def sample(
-    folder: str,
+    model: str,
     images: list[str],
+    layer: str | None = None,
     n: int = 8,
     temperature: float = 1.0,
     seed: int = 0,
@@ -18,31 +19,34 @@ def sample(
     Writes one grid, a row per picture: the picture, its reconstruction, and the samples. Prints its path.
 
     Args:
-        folder: A run's folder.
+        model: A run's folder, or a name that `invariances models list` shows.
         images: Picture files, or folders of them.
+        layer: Which layer of a name.
         n: Samples per picture.
         temperature: 1 for true samples; lower shows less variety.
         seed: Makes them repeat.
         network: The network's name or weights file, where that has moved since training.
         device: auto, cpu, cuda or mps.
-        output: Where to write; samples.png in the run's folder by default.
+        output: Where to write; samples.png in the run's folder, or here, by default.
 
     Example:
         invariances sample runs/resnet50_layer4 dog.jpg cat.jpg --n 6
+        invariances sample shapes_shape heart.png --layer pool
     """
     from pathlib import Path
 
     import torch
 
-    from invariances.data.images import load_images
-    from invariances.interpreter import Interpreter
+    from invariances.cli.results import interpreter_of, pictures_of
     from invariances.report.grids import save_grid
-    from invariances.system.machine import accelerator
     from invariances.system.seeds import seeded
 
-    interpreter = Interpreter.load(folder, network).to(accelerator(device))
-    pictures = torch.cat([load_images(each, interpreter.image_size) for each in images])
-    samples = interpreter.sample(pictures, n, temperature, seeded("samples", seed))
-    rows = torch.stack([pictures, interpreter.reconstruct(pictures).cpu(), *samples.cpu().unbind(1)], dim=1)
-    names = ["picture", "autoencoder", *["sample"] * n]
-    print(save_grid(rows, output or Path(folder) / "samples.png", column_labels=names))
+    interpreter = interpreter_of(model, layer, network, device)
+    pictures = pictures_of(images, interpreter.image_size)
+    samples = interpreter.sample(pictures, n, temperature, seeded("samples", seed)).cpu()
+    tiles, names = [pictures], ["picture"]
+    if interpreter.encodes:
+        tiles, names = [*tiles, interpreter.reconstruct(pictures).cpu()], [*names, "autoencoder"]
+    rows = torch.stack([*tiles, *samples.unbind(1)], dim=1)
+    place = Path(model) / "samples.png" if Path(model).is_dir() else Path("samples.png")
+    print(save_grid(rows, output or place, column_labels=[*names, *["sample"] * n]))

@@ -17,6 +17,7 @@ from invariances.autoencoder.vae import VAE
 from invariances.data.images import to_uint8
 from invariances.data.shapes import Shapes
 from invariances.evaluation.factors import kept_by_probe, reading_quality
+from invariances.recipes.shapes_flows import build_flows
 from invariances.representation.representation import Representation
 from invariances.training.autoencoder import fit_autoencoder
 from invariances.training.autoencoder_config import Objective, Schedule
@@ -80,6 +81,7 @@ def build(output: str | Path, precision: Precision = "bf16-mixed", shortened: fl
         for name, layers in _probed().items()
     }
     print("\n".join(_lines("", reached)), file=sys.stderr)
+    build_flows(folder, precision, shortened)
     return reached
 
 

@@ -62,6 +62,10 @@ def load(name: str, progress: bool = True) -> nn.Module:
 
 
 def _load_shipped(name: str, found: Mapping[str, Any]) -> nn.Module:
+    if found["kind"] == "interpreter":
+        raise UserError(
+            f"{name} holds flows for several layers; use Interpreter.load({name!r}, layer={found['layers'][0]!r})"
+        )
     file = fetch(name)
     module: nn.Module
     if found["kind"] == "autoencoder":
@@ -82,7 +86,11 @@ def _load_shipped(name: str, found: Mapping[str, Any]) -> nn.Module:
 
 def _describe(module: nn.Module, found: Mapping[str, Any]) -> None:
     """Attach what a Representation wants to know of a classifier."""
-    for key, attribute in (("preprocessing", "preprocessing"), ("aliases", "layer_aliases")):
+    for key, attribute in (
+        ("preprocessing", "preprocessing"),
+        ("aliases", "layer_aliases"),
+        ("class_names", "class_names"),
+    ):
         if key in found:
             setattr(module, attribute, found[key])
 

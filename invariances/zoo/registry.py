@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     pass
 
 
-KINDS = ("flow", "autoencoder", "generator", "classifier", "perceptual", "reader")
+KINDS = ("interpreter", "flow", "autoencoder", "generator", "classifier", "perceptual", "reader")
 
 
 @cache

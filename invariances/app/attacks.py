@@ -1,0 +1,137 @@
+"""The page of adversarial attacks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+import torch
+
+from invariances.app import controls, figures, models, pictures
+from invariances.app.compute import computed
+from invariances.experiments.attack import Attack, attack
+from invariances.interpreter import Interpreter
+from invariances.system.seeds import seeded
+
+AWAY = "Anything else"
+
+
+def page() -> None:
+    """Chooses, attacks, shows."""
+    figures.lead(
+        "A change that nobody sees makes the network see something else. Every picture below, decoded from what one "
+        "layer holds, shows what the network believes it looks at."
+    )
+    (picture,) = pictures.choose()
+    one, two, three, four, five = st.columns([2.6, 1.6, 2, 1.1, 1.2], vertical_alignment="bottom")
+    with one:
+        network = models.choose_network()
+    with two:
+        layer = models.choose_layer(network)
+    with three:
+        epsilon = st.slider(
+            "Strength ε", 0.0, 0.3, 0.02, 0.01, key="epsilon", bind="query-params", help=_EPSILON
+        )
+    with four, controls.more():
+        method: Any = st.segmented_control(
+            "Attack", ["fgsm", "pgd"], default="fgsm", format_func=str.upper, key="attack", bind="query-params",
+            required=True, help="FGSM takes one step, PGD twenty.",
+        )  # fmt: skip
+        aim = st.container()
+        n = controls.count(2, 6, 3)
+        seed, device = controls.seed(), controls.device()
+    with five:
+        controls.resample()
+    models.ensure_here(network, [layer])
+    names = computed(
+        ("names", network, device), "Loading the network", lambda: _names(network, layer, device)
+    )
+    with aim:
+        target = st.selectbox("Make it see", [AWAY, *names], key="target", bind="query-params")
+    number = names.index(target) if target in names else None
+
+    def work() -> Attack:
+        interpreter = models.loaded(network, device).at(layer)
+        image = picture.load(interpreter.image_size)
+        draws = seeded("attack", seed, 0)
+        return attack(
+            interpreter, image[None], method, epsilon, number, n, draws, Interpreter.layers(network)
+        )
+
+    key = ("attack", picture.name, network, layer, method, epsilon, number, n, seed, device)
+    found = computed(key, "Attacking, and asking the layer what it sees", work)
+    _show(found, found.numbers(names)[0], layer, epsilon)
+    side = found.original.shape[-1]
+    options = f"{method!r}, {epsilon}, {number}, {n}, seeded('attack', {seed}, 0)"
+    code = (
+        "from invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
+        "from invariances.experiments.attack import attack\nfrom invariances.interpreter import Interpreter\n"
+        f"from invariances.system.seeds import seeded\n\ninterpreter = Interpreter.load({network!r}, layer={layer!r})\n"
+        f"found = attack(interpreter, {picture.code(side)}, {options})"
+    )
+    words = [f"--layer {layer} --method {method} --epsilon {epsilon} --n {n} --seed {seed}"]
+    words += [] if number is None else [f"--target {number}"]
+    command = f"invariances attack {network} {picture.file} {' '.join(words)}"
+    tiles = torch.cat(
+        [found.original, found.attacked, found.attacked_reconstruction, found.seen, found.noise_seen]
+    )
+    rows = figures.stacked([tiles, found.samples[0], found.attacked_samples[0]], max(5, n))
+    figures.footer("attack", rows, found.numbers(names)[0], code, command)
+
+
+_EPSILON = "The largest change of a pixel, on a scale from -1 (black) to 1 (white)."
+
+
+def _names(network: str, layer: str, device: str) -> list[str]:
+    representation = models.loaded(network, device).at(layer).representation
+    return list(representation.class_names or [])
+
+
+def _show(found: Attack, numbers: dict[str, Any], layer: str, epsilon: float) -> None:
+    left, right = st.columns([1.15, 1], gap="medium")
+    with left:
+        figures.heading("Input + change = attacked picture")
+        change = figures.signs_of(found.original[0], found.attacked[0])
+        parts = [
+            (found.original[0], "input"),
+            (change, f"change, at most {epsilon:g}"),
+            (found.attacked[0], "attacked"),
+        ]
+        st.html(figures.equation(parts, ["+", "="]))
+    with right:
+        figures.heading("What the network says")
+        figures.guesses(
+            {
+                "of the input": numbers["predicted_original"],
+                "of the attacked picture": numbers["predicted_attacked"],
+                "with noise instead": numbers["predicted_noisy"],
+            }
+        )
+    figures.heading(
+        "What you see, and what the network sees",
+        "The second keeps what the layer ignores of the input and takes what it knows from the attacked picture.",
+    )
+    tiles = [
+        (found.attacked[0], "what you see"),
+        (found.seen[0], "what the network sees"),
+        (found.attacked_reconstruction[0], "check: autoencoder alone"),
+        (found.noise_seen[0], "control: equal noise"),
+    ]
+    st.html(figures.row([tile for tile, _ in tiles], [name for _, name in tiles], 150))
+    n = found.samples.shape[1]
+    figures.heading(
+        "Pictures that the layer cannot tell apart", "Each column has the same invariances in both rows."
+    )
+    side = 124
+    st.html(
+        figures.row(found.samples[0], [f"input {k + 1}" for k in range(n)], side)
+        + figures.row(found.attacked_samples[0], [f"attacked {k + 1}" for k in range(n)], side)
+    )
+    figures.heading(
+        "How far each layer moved",
+        "Distance of its representation from that of the input, as a share of its length; noise is the control.",
+    )
+    figures.bars(
+        {name: (float(one[0]), float(two[0])) for name, (one, two) in found.movement.items()},
+        ("attack", "noise of equal length"),
+    )

@@ -1,0 +1,124 @@
+"""The page that shows what layers keep of a picture."""
+
+from __future__ import annotations
+
+import streamlit as st
+import torch
+from torch import Tensor
+
+from invariances.app import controls, figures, models, pictures
+from invariances.app.compute import computed
+from invariances.experiments.layers import LayerView, layer_views
+from invariances.system.seeds import seeded
+from invariances.zoo.interpreters import offers
+
+ALL = "all layers"
+
+
+def page() -> None:
+    """Chooses, samples, shows."""
+    figures.lead(
+        "To one layer, all of these samples are the same picture. What they share the layer knows; what varies between "
+        "them it ignores."
+    )
+    (picture,) = pictures.choose()
+    one, two, three, four, five = st.columns([2.6, 1.8, 1.8, 1.1, 1.2], vertical_alignment="bottom")
+    with one:
+        network = models.choose_network()
+    known = [each.layer for each in offers(network) if each.encodes]
+    with two:
+        shown = st.selectbox("Layer", [ALL, *known], key="view", bind="query-params")
+    with three:
+        n = controls.count(2, 20, 8)
+    with four, controls.more():
+        temperature, seed, device = controls.temperature(), controls.seed(), controls.device()
+    with five:
+        controls.resample()
+    layers = known if shown == ALL else [str(shown)]
+    models.ensure_here(network, layers)
+    key = ("layers", picture.name, network, n, temperature, seed, device)
+    views = []
+    for number, layer in enumerate(layers):
+
+        def work(layer: str = layer) -> LayerView:
+            interpreter = models.loaded(network, device).at(layer)
+            size = interpreter.image_size
+            others = pictures.gallery_images(size, picture.name)
+            image = picture.load(size)
+            return layer_views([interpreter], image, n, temperature, seeded("samples", seed), others)[0]
+
+        text = f"Sampling {layer} ({number + 1} of {len(layers)})"
+        views.append(computed((*key, layer), text, work))
+    _show(views)
+    code = (
+        "from invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
+        "from invariances.experiments.layers import layer_views\nfrom invariances.interpreter import Interpreter\n"
+        f"from invariances.system.seeds import seeded\n\nfor layer in {layers!r}:\n"
+        f"    interpreter = Interpreter.load({network!r}, layer=layer)\n"
+        f"    picture = {picture.code(views[0].picture.shape[-1])}\n"
+        f"    (view,) = layer_views([interpreter], picture, {n}, {temperature}, seeded('samples', {seed}))"
+    )
+    words = f"--n {n} --temperature {temperature:g} --seed {seed}"
+    command = "\n".join(
+        f"invariances sample {network} {picture.file} --layer {layer} {words}" for layer in layers
+    )
+    rows = torch.stack([torch.cat([torch.stack(_heads(view)), view.samples]) for view in views])
+    figures.footer("layers", rows, [view.numbers() for view in views], code, command)
+
+
+def _heads(view: LayerView) -> list[Tensor]:
+    return [view.picture, *([] if view.reconstruction is None else [view.reconstruction])]
+
+
+def _show(views: list[LayerView]) -> None:
+    first = views[0]
+    st.html(figures.row(_heads(first), ["input", "autoencoder's reconstruction"], 150))
+    if len(views) == 1:
+        figures.heading(f"Samples for {first.layer}")
+        st.html(figures.row(first.samples, side=150))
+        _numbers(first)
+        return
+    figures.heading(
+        "Samples, layer by layer", "From early layers to late ones; every column has the same invariances."
+    )
+    parts = []
+    for view in views:
+        told = [f"cosine {float(view.cosine.mean()):.2f}"]
+        told += [f"others {float(view.others.mean()):.2f}"] if len(view.others) else []
+        told += [f"same class {100 * view.agreement:.0f} %"] if view.agreement is not None else []
+        told += [f"open {100 * view.variance_open:.0f} %"] if view.variance_open is not None else []
+        parts.append(
+            f"<div class='inv-layer'><div><b>{view.layer}</b><small>{'<br>'.join(told)}</small></div>"
+            f"{figures.row(view.samples, side=104)}</div>"
+        )
+    st.html("".join(parts))
+    st.html(
+        "<p class='inv-note'><b>cosine</b>: how alike a sample and the input look to the layer, 1 being the same; "
+        "<b>others</b> is what unrelated pictures reach. <b>same class</b>: samples named as the input. "
+        "<b>open</b>: share of what varies between pictures that the layer leaves open, 0 knowing all, 1 nothing.</p>"
+    )
+
+
+def _numbers(view: LayerView) -> None:
+    others = float(view.others.mean()) if len(view.others) else None
+    figures.heading("Does the layer agree?")
+    figures.meters(
+        [
+            figures.meter(
+                "Cosine of samples and input",
+                float(view.cosine.mean()),
+                "1: to the layer they are the same. The orange mark is what unrelated pictures reach.",
+                others,
+            ),
+            figures.meter(
+                "Same prediction",
+                view.agreement,
+                "Share of samples that the network names as the input; 1: all.",
+            ),
+            figures.meter(
+                "Left open",
+                view.variance_open,
+                "Share of what varies between pictures. 0: the layer knows all of it; 1: nothing.",
+            ),
+        ]
+    )

@@ -1,0 +1,60 @@
+"""The page of image mixing."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from invariances.app import controls, figures, models, pictures
+from invariances.app.compute import computed
+from invariances.experiments.mixing import Mixture, mix
+
+
+def page() -> None:
+    """Chooses, mixes, shows."""
+    figures.lead(
+        "Each row keeps what the layer knows of its picture; each column takes what the layer ignores from its own. "
+        "Click pictures to add them or take them out, six at most."
+    )
+    chosen = pictures.choose(many=True, default=("drawn-1", "drawn-4", "drawn-9"))
+    one, two, three = st.columns([3, 2, 1.2], vertical_alignment="bottom")
+    with one:
+        network = models.choose_network()
+    with two:
+        layer = models.choose_layer(network)
+    with three, controls.more():
+        device = controls.device()
+        st.caption("Mixing draws nothing at random.")
+    models.ensure_here(network, [layer])
+
+    def work() -> Mixture:
+        interpreter = models.loaded(network, device).at(layer)
+        return mix(interpreter, pictures.batch(chosen, interpreter.image_size))
+
+    key = ("mix", tuple(each.name for each in chosen), network, layer, device)
+    found = computed(key, f"Mixing {len(chosen)} pictures", work)
+    names = [each.label for each in chosen]
+    figures.heading(
+        "Content by invariances", "Framed in orange: a picture with itself, which is its reconstruction."
+    )
+    st.html(figures.table(found.grid(), names, names, "content ↓<br>invariances →"))
+    others = [float(found.kept[i, j]) for i in range(len(names)) for j in range(len(names)) if i != j]
+    if others:
+        figures.meters(
+            [
+                figures.meter(
+                    "Content kept",
+                    sum(others) / len(others),
+                    "How alike a mixture and its row's picture look to the layer; 1: the same.",
+                )
+            ]
+        )
+    side = found.pictures.shape[-1]
+    code = (
+        "import torch\nfrom invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
+        "from invariances.experiments.mixing import mix\nfrom invariances.interpreter import Interpreter\n\n"
+        f"interpreter = Interpreter.load({network!r}, layer={layer!r})\n"
+        f"pictures = torch.cat([{', '.join(each.code(side) for each in chosen)}])\nfound = mix(interpreter, pictures)"
+    )
+    files = " ".join(each.file for each in chosen)
+    numbers = {"pictures": names, "network": network, "layer": layer, "kept": found.kept.tolist()}
+    figures.footer("mix", found.grid(), numbers, code, f"invariances mix {network} {files} --layer {layer}")

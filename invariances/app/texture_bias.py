@@ -1,0 +1,125 @@
+"""The page of texture bias: two networks, one picture, the same invariances."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+import torch
+
+from invariances.app import controls, figures, models, pictures
+from invariances.app.compute import computed
+from invariances.experiments.texture_bias import TextureBias, texture_bias
+from invariances.system.errors import UserError
+from invariances.system.seeds import seeded
+from invariances.zoo.interpreters import find_offer
+from invariances.zoo.readers import reader_for
+
+
+def page() -> None:
+    """Chooses, samples both, shows."""
+    figures.lead(
+        "Does a network go by shape or by texture? Both networks get the same random invariances, so whatever differs "
+        "between two samples of a pair is due to what each network keeps."
+    )
+    (picture,) = pictures.choose(prefer="texturebias")
+    network, layer, twins = _networks()
+    one, two, three, four, five = st.columns([2.3, 2.3, 1.6, 1.1, 1.2], vertical_alignment="bottom")
+    with one:
+        first = str(
+            st.selectbox("First network", network, format_func=models.label, key="first", bind="query-params")
+        )
+    with two:
+        others = twins[first]
+        second = str(
+            st.selectbox(
+                "Second network", list(others), format_func=models.label, key="second", bind="query-params"
+            )
+        )
+    with three:
+        known = layer[first, second]
+        index = len(known) - 1
+        at = str(st.selectbox("Layer", known, index=index, key="cut", bind="query-params"))
+    with four, controls.more():
+        n = controls.count(2, 16, 6)
+        temperature, seed, device = controls.temperature(), controls.seed(), controls.device()
+    with five:
+        controls.resample()
+    for each in (first, second):
+        models.ensure_here(each, [at])
+
+    def work() -> TextureBias:
+        pair = [models.loaded(each, device).at(at) for each in (first, second)]
+        image = picture.load(pair[0].image_size)[None]
+        return texture_bias(
+            pair[0], pair[1], image, n, temperature, seeded("texture", seed, 0), reader_for(first)
+        )
+
+    key = ("texture", picture.name, first, second, at, n, temperature, seed, device)
+    found = computed(key, "Sampling both networks", work)
+    if not find_offer(first, at).encodes:
+        st.caption(
+            "The decoder of these networks is a generator without encoder: there are samples, no reconstruction."
+        )
+    _show(found, (models.label(first), models.label(second)))
+    side = found.pictures.shape[-1]
+    code = (
+        "from invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
+        "from invariances.experiments.texture_bias import texture_bias\n"
+        "from invariances.interpreter import Interpreter\nfrom invariances.system.seeds import seeded\n\n"
+        f"first, second = (Interpreter.load(name, layer={at!r}) for name in {(first, second)!r})\n"
+        f"found = texture_bias(first, second, {picture.code(side)}, {n}, {temperature}, seeded('texture', {seed}, 0))"
+    )
+    command = (
+        f"invariances texture-bias {first} {second} {picture.file} --layer {at} --n {n} "
+        f"--temperature {temperature:g} --seed {seed}"
+    )
+    rows = torch.stack([torch.cat([found.pictures, each[0]]) for each in found.samples])
+    numbers = {"first": first, "second": second, "layer": at, **found.numbers()[0]}
+    figures.footer("texture_bias", rows, numbers, code, command)
+
+
+def _networks() -> tuple[list[str], dict[tuple[str, str], list[str]], dict[str, dict[str, None]]]:
+    """Networks that have a twin, the layers that each pair shares, and the twins of each."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    twins: dict[str, dict[str, None]] = {}
+    for one, others in models.pairs_of_networks().values():
+        for two in others:
+            shared.setdefault((one.network, two.network), []).append(one.layer)
+            twins.setdefault(one.network, {})[two.network] = None
+    if not twins:
+        raise UserError("no two networks with latents of one kind are installed; install the package again")
+    order = [each for each in models.networks(encodes=False) if each in twins]
+    return order, shared, twins
+
+
+def _show(found: TextureBias, names: tuple[str, str]) -> None:
+    left, right = st.columns([1, 4.6], gap="medium")
+    with left:
+        figures.heading("Input")
+        st.html(figures.row(found.pictures, [""], 150))
+    with right:
+        for samples, name in zip(found.samples, names):
+            figures.heading(name)
+            st.html(figures.row(samples[0], side=104))
+    figures.heading(
+        "What samples keep", "Measured on the samples shown; 0 is what unrelated pictures reach, 1 is all."
+    )
+    bars: list[Any] = []
+    for k, name in enumerate(names):
+        short = name.split("·")[-1].strip()
+        for cue, value in found.kept[k].items():
+            bars.append(
+                figures.meter(
+                    f"{cue.capitalize()} · {short}",
+                    float(value[0]),
+                    f"Share of samples with the input's {cue}.",
+                )
+            )
+        close = float(found.cosine[k].mean())
+        bars.append(
+            figures.meter(
+                f"Cosine · {short}", close, "How alike samples and input look to the layer; 1: the same."
+            )
+        )
+    figures.meters(bars)

@@ -1,0 +1,127 @@
+"""What a layer keeps of one picture: its reconstruction, pictures that it cannot tell from it, and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invariances.evaluation.faithfulness import cosine
+from invariances.experiments.samples import in_chunks, invariances, pictures_of, predicted
+from invariances.interpreter import Interpreter
+
+_DRAWS = 32
+
+
+@dataclass(frozen=True)
+class LayerView:
+    """One picture as one layer sees it.
+
+    Attributes:
+        network, layer: Their names.
+        picture: (3, S, S) in [-1, 1].
+        reconstruction: What the autoencoder alone makes of it, (3, S, S); None without an encoder.
+        samples: (n, 3, S, S).
+        cosine: Of each sample's representation and the picture's, (n,): 1 is the same direction.
+        others: Of each other picture's representation and the picture's, (m,); what unrelated pictures reach.
+        agreement: Share of samples that the network gives the picture's class; None without classes.
+        variance_open: Variance of latents that share the representation, by that of the other pictures' latents:
+            0, the layer knows the picture; 1, nothing of it. None without an encoder or other pictures.
+    """
+
+    network: str
+    layer: str
+    picture: Tensor
+    reconstruction: Tensor | None
+    samples: Tensor
+    cosine: Tensor
+    others: Tensor
+    agreement: float | None
+    variance_open: float | None
+
+    def numbers(self) -> dict[str, float | str | None]:
+        """Names and numbers as JSON takes them."""
+        return {
+            "network": self.network,
+            "layer": self.layer,
+            "cosine_of_samples": float(self.cosine.mean()),
+            "cosine_of_others": float(self.others.mean()) if len(self.others) else None,
+            "agreement": self.agreement,
+            "variance_open": self.variance_open,
+        }
+
+
+def layer_views(
+    interpreters: Sequence[Interpreter],
+    picture: Tensor,
+    n: int = 8,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+    others: Tensor | None = None,
+) -> list[LayerView]:
+    """Each interpreter's view of one picture; those with latents of one shape share their invariances.
+
+    Args:
+        interpreters: One for each layer.
+        picture: (3, H, W) or (1, 3, H, W) in [-1, 1].
+        n: Samples for each layer.
+        temperature: 1 for true samples; lower shows less variety.
+        generator: Makes them repeat.
+        others: Pictures (m, 3, H, W) to compare with; those equal to the picture are left out.
+    """
+    drawn: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+    views = []
+    for interpreter in interpreters:
+        shape = tuple(interpreter.flow.latent_shape)
+        if shape not in drawn:
+            shown = invariances(interpreter, 1, n, temperature, generator)
+            drawn[shape] = shown, invariances(interpreter, 1, _DRAWS, 1.0, generator)
+        views.append(_view(interpreter, picture, drawn[shape], others))
+    return views
+
+
+@torch.no_grad()
+def _view(
+    interpreter: Interpreter, picture: Tensor, drawn: tuple[Tensor, Tensor], others: Tensor | None
+) -> LayerView:
+    image = interpreter.resized(picture)
+    z = interpreter.represent(image)
+    samples = pictures_of(interpreter, drawn[0].to(interpreter.device), z)[0]
+    seen = torch.cat([interpreter.represent(part) for part in in_chunks(samples)])
+    compared = _others(interpreter, image, others)
+    far = [interpreter.represent(part) for part in in_chunks(compared)] if len(compared) else [z[:0]]
+    own, theirs = predicted(interpreter, image), predicted(interpreter, samples)
+    agreement = None
+    if own is not None and theirs is not None:
+        agreement = float((theirs.argmax(1) == own.argmax(1)).double().mean())
+    return LayerView(
+        interpreter.representation.network_name,
+        interpreter.representation.layer,
+        image[0].cpu(),
+        interpreter.reconstruct(image)[0].cpu() if interpreter.encodes else None,
+        samples.cpu(),
+        cosine(seen, z.expand_as(seen)).cpu(),
+        cosine(far_z := torch.cat(far), z.expand_as(far_z)).cpu(),
+        agreement,
+        _variance_open(interpreter, z, drawn[1][0].to(interpreter.device), compared),
+    )
+
+
+def _others(interpreter: Interpreter, image: Tensor, others: Tensor | None) -> Tensor:
+    """The other pictures at the interpreter's size, without the picture itself."""
+    if others is None or not len(others):
+        return image[:0]
+    sized = interpreter.resized(others)
+    return sized[(sized - image).abs().flatten(1).amax(1) > 1e-3]
+
+
+def _variance_open(interpreter: Interpreter, z: Tensor, v: Tensor, others: Tensor) -> float | None:
+    if not interpreter.encodes or len(others) < 2:
+        return None
+    flow = interpreter.flow
+    latents = flow.inverse(v, embedding=flow.embed(z).expand(len(v), -1)).flatten(1)
+    spread = torch.cat([interpreter.latent(part) for part in in_chunks(others)]).flatten(1)
+    total = float(spread.var(dim=0).sum())
+    return float(latents.var(dim=0).sum()) / total if total > 0 else None

@@ -1,0 +1,88 @@
+"""Invariances drawn once and shown with several representations: what all experiments share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from invariances.interpreter import Interpreter
+from invariances.system.errors import UserError
+
+CHUNK = 64
+"""Pictures that are computed at once; results do not depend on it."""
+
+
+def invariances(
+    interpreter: Interpreter,
+    count: int,
+    n: int,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """V = temperature · ε, ε ~ N(0, I): (count, n, *latent_shape), drawn at once and before anything is computed.
+
+    Args:
+        interpreter: Says the shape and the device.
+        count: Pictures.
+        n: Samples for each.
+        temperature: 1 for true samples; lower shows less variety.
+        generator: Makes them repeat; on the processor.
+
+    Raises:
+        UserError: There would be no samples.
+    """
+    if n < 1 or not 0 <= temperature < float("inf"):
+        raise UserError(
+            f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0"
+        )
+    shape = (count, n, *interpreter.flow.latent_shape)
+    return (temperature * torch.randn(shape, generator=generator)).to(interpreter.device)
+
+
+@torch.no_grad()
+def pictures_of(interpreter: Interpreter, v: Tensor, z: Tensor) -> Tensor:
+    """D(t⁻¹(v | z)): (N, n, 3, S, S) of invariances (N, n, *latent_shape) and representations (N, …)."""
+    count, n = v.shape[:2]
+    embedding = interpreter.flow.embed(z).repeat_interleave(n, dim=0)
+    flat = v.flatten(0, 1)
+    parts = [
+        interpreter.decode(
+            interpreter.flow.inverse(flat[at : at + CHUNK], embedding=embedding[at : at + CHUNK])
+        )
+        for at in range(0, count * n, CHUNK)
+    ]
+    images = torch.cat(parts)
+    return images.reshape(count, n, *images.shape[1:])
+
+
+def in_chunks(images: Tensor) -> list[Tensor]:
+    """The pictures, `CHUNK` at a time."""
+    return list(torch.split(images, CHUNK))
+
+
+def predicted(interpreter: Interpreter, images: Tensor) -> Tensor | None:
+    """The network's probabilities (N, classes); None where its output is no vector of classes."""
+    parts = []
+    with torch.no_grad():
+        for part in in_chunks(interpreter.resized(images)):
+            try:
+                logits = interpreter.representation.logits(part)
+            except UserError:
+                return None
+            if logits.dim() != 2 or logits.shape[1] < 2:
+                return None
+            parts.append(logits.softmax(1))
+    return torch.cat(parts)
+
+
+def needs_encoder(interpreter: Interpreter, what: str) -> None:
+    """Refuses an interpreter whose autoencoder only decodes.
+
+    Raises:
+        UserError: It has no encoder.
+    """
+    if not interpreter.encodes:
+        raise UserError(
+            f"{what} needs the invariances of a picture, but the decoder of this interpreter has no encoder; "
+            "choose another interpreter, or draw samples"
+        )

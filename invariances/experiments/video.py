@@ -1,0 +1,67 @@
+"""Image-to-video translation: the content of one picture moves as another's video does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from invariances.experiments.samples import needs_encoder, pictures_of
+from invariances.interpreter import Interpreter
+
+BATCH = 8
+"""Frames that are translated at once: few enough that a stop is heard soon."""
+
+
+@dataclass(frozen=True)
+class Translated:
+    """Frames in a row.
+
+    Attributes:
+        first: Number of the first one, from 0.
+        frames: As they came, at the interpreter's size, (B, 3, S, S).
+        results: The same invariances with the content of the picture, (B, 3, S, S).
+    """
+
+    first: int
+    frames: Tensor
+    results: Tensor
+
+
+def translated(
+    interpreter: Interpreter, picture: Tensor, frames: Iterable[Tensor], batch: int = BATCH
+) -> Iterator[Translated]:
+    """D(t⁻¹(v(frame) | Φ(picture))) for one frame after another, some at a time; holds no more than these.
+
+    Latents are the posterior's mode, so that equal frames give equal results and the video is steady.
+
+    Args:
+        interpreter: With an encoder.
+        picture: Whose content is shown, (3, H, W) in [-1, 1].
+        frames: (3, H, W) each in [-1, 1], square.
+        batch: How many at a time; results do not depend on it.
+
+    Raises:
+        UserError: No encoder.
+    """
+    needs_encoder(interpreter, "a video")
+    z = interpreter.represent(picture)
+    waiting: list[Tensor] = []
+    first = 0
+    for frame in frames:
+        waiting.append(frame)
+        if len(waiting) == batch:
+            yield _translated(interpreter, z, first, waiting)
+            first, waiting = first + len(waiting), []
+    if waiting:
+        yield _translated(interpreter, z, first, waiting)
+
+
+@torch.no_grad()
+def _translated(interpreter: Interpreter, z: Tensor, first: int, frames: list[Tensor]) -> Translated:
+    sized = interpreter.resized(torch.stack(frames))
+    v = interpreter.encode(sized)
+    results = pictures_of(interpreter, v[None], z)[0]
+    return Translated(first, sized.cpu(), results.cpu())
