@@ -38,7 +38,7 @@ _HOMES = {
     "load_images": "data.images",
     "save_grid": "report.grids",
 }
-_MODULES = {"autoencoder", "data", "evaluation", "flow", "zoo"}
+_MODULES = {"autoencoder", "data", "evaluation", "experiments", "flow", "zoo"}
 
 __all__ = [
     "ConditionalFlow",

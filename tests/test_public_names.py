@@ -15,6 +15,11 @@ def test_every_public_name_is_there(module):
         module.nothing  # noqa: B018
 
 
+def test_everything_that_dir_advertises_is_there():
+    for name in dir(invariances):
+        assert getattr(invariances, name) is not None or name.startswith("__")
+
+
 def test_import_needs_no_torch():
     code = "import sys, invariances, invariances.data; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

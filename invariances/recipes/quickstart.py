@@ -34,7 +34,7 @@ from invariances.report.quickstart_page import CueStory, Story, write_page
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
-from invariances.system.machine import bfloat16, cores
+from invariances.system.machine import accelerator, bfloat16, cores
 from invariances.system.seeds import seeded
 from invariances.training.config import (
     CacheConfig,
@@ -53,7 +53,6 @@ LAYERS = ("stage2", "stage3", "pool", "softmax")
 CUE_NETWORK, CUE_LAYER = "shapes_cue", "stage3"
 """The network that saw shape and texture agree, and the layer that is sampled; its logits are only probed."""
 PAGE, SUMMARY, RUNS = "index.html", "summary.json", "runs"
-PRECISION: Precision = "bf16-mixed" if bfloat16() else "32-true"
 CACHE = CacheConfig(batch_size=128)
 LOOKING = 0.15
 """Share of the time left for looking at samples."""
@@ -200,8 +199,9 @@ def fit_all(
     code = (
         zoo.load_autoencoder(world.autoencoder) if isinstance(world.autoencoder, str) else world.autoencoder
     )
-    taps = cached(world, cuts, code, progress)
-    processes = min(effort.processes, cores(), len(cuts))
+    taps = cached(world, cuts, code.to(accelerator("auto")), progress)
+    home = accelerator("auto")
+    processes = min(effort.processes, cores(), len(cuts)) if home.type == "cpu" else 1
     learning = world.learning(effort.learning)
     flows = {cut: world.flow(tap.shape, effort.flow) for cut, tap in taps.items()}
     if deadline is not None:
@@ -218,8 +218,7 @@ def fit_all(
         run = RunConfig(
             str(folders[cut]),
             seed=seed,
-            device="cpu",
-            precision=PRECISION,
+            precision=precision(),
             progress=progress,
             checkpoint_every=every,
             samples_every=every,
@@ -235,10 +234,15 @@ def fit_all(
     return folders, learning.steps
 
 
+def precision() -> Precision:
+    """Of bfloat16 where the device computes in it."""
+    return "bf16-mixed" if accelerator("auto").type == "cuda" or bfloat16() else "32-true"
+
+
 def interpreter_of(folder: Path) -> Interpreter:
-    """A run's, in bfloat16 where the processor computes in it."""
-    interpreter = Interpreter.load(folder)
-    interpreter.precision = PRECISION
+    """A run's, on the accelerator where there is one."""
+    interpreter = Interpreter.load(folder).to(accelerator("auto"))
+    interpreter.precision = precision()
     return interpreter
 
 
@@ -250,8 +254,8 @@ def cached(
     for network in dict.fromkeys(network for network, _ in cuts):
         own = [layer for name, layer in cuts if name == network]
         first = Representation(network, own[0])
-        found = {(network, layer): first.at(layer) for layer in own}
-        data = FeatureData(world.training, world.held_out, DataConfig(), CACHE, PRECISION, progress)
+        found = {(network, layer): first.at(layer).to(accelerator("auto")) for layer in own}
+        data = FeatureData(world.training, world.held_out, DataConfig(), CACHE, precision(), progress)
         data.prepare(list(found.values()), code)
         taps |= found
     return dict(sorted(taps.items(), key=lambda each: -torch.Size(each[1].shape).numel()))
@@ -289,7 +293,7 @@ class _Look:
     def numbers(self, interpreter: Interpreter) -> dict[str, Any]:
         """Likelihood, remaining variance, faithfulness; on drawn pictures what samples and a probe keep of factors."""
         cut = interpreter.representation
-        data = FeatureData(self.held_out, self.held_out, cache=CACHE, precision=PRECISION, progress=False)
+        data = FeatureData(self.held_out, self.held_out, cache=CACHE, precision=precision(), progress=False)
         data.prepare([cut], interpreter.autoencoder, training=False)
         features = data.held_out_features(cut.layer)
         found: dict[str, Any] = {
@@ -319,9 +323,9 @@ class _Look:
         """Share of every factor that samples keep (see `kept_by_samples`), and how the network sees the samples."""
         reader, parts = self.readers["reader"], list[dict[str, Tensor]]()
         if not self.reconstruction:
-            pictures = [interpreter.reconstruct(images) for images in self._images()]
+            pictures = [interpreter.reconstruct(images).cpu() for images in self._images()]
             self.reconstruction = reader.read(torch.cat(pictures))
-        seen = self._seen(interpreter, lambda drawn: parts.append(reader.read(drawn.flatten(0, 1))))
+        seen = self._seen(interpreter, lambda drawn: parts.append(reader.read(drawn.flatten(0, 1).cpu())))
         read = {name: torch.cat([part[name] for part in parts]).view(-1, self.samples) for name in truth}
         return kept_by_samples(read, truth, self.reconstruction), seen
 
@@ -329,7 +333,7 @@ class _Look:
     def probed(self, cut: Representation, truth: Mapping[str, Tensor]) -> dict[str, float]:
         """Share of every factor that the shipped probe of this layer finds in it; see `kept_by_probe`."""
         probe: FactorReader = self.readers[f"{cut.network_name}/{cut.layer}"]
-        return kept_by_probe(torch.cat([probe(cut(images)) for images in self._images()]), truth)
+        return kept_by_probe(torch.cat([probe(cut(images).cpu()) for images in self._images()]), truth)
 
     def _images(self) -> Iterator[Tensor]:
         return map(self.held_out.images, torch.split(torch.arange(len(self.held_out)), 64))
