@@ -85,6 +85,16 @@ def test_what_goes_wrong_is_a_sentence(run, words, sentence):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_ctrl_c_says_how_to_go_on(run, folder, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImageNetTrain, "prepare", interrupted)
+    status, out, err = run("prepare", "ImageNetTrain", "--from", folder)
+    assert status == 130
+    assert f"`invariances data prepare ImageNetTrain --from {folder}` goes on where it stopped" in err
+
+
 def test_a_folder_can_be_shown(run, folder):
     status, out, err = run("show", folder, "--n", "1")
     assert status == 0, err
