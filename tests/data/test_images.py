@@ -491,6 +491,8 @@ def test_classes_are_folders_merged_over_several_roots(tmp_path):
     fill(tmp_path / "one", 1)
     assert ImageFolder(tmp_path / "one", size=8).classes == []
     assert ImageFolder(tmp_path / "two" / "b", size=8).labels == [-1, -1]
+    fill(tmp_path / "three" / "a", 2)
+    assert ImageFolder(tmp_path / "three", size=8).classes == []  # one sub-folder is no class
 
 
 def test_random_views_depend_on_seed_name_and_view_alone(tmp_path):
