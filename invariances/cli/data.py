@@ -6,6 +6,9 @@ import json as json_format
 import os
 import sys
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from invariances.system.errors import UserError
 
@@ -53,7 +56,13 @@ def prepare(argv: list[str]) -> int:
 
     parser = build_parser(_prepare, "invariances data prepare")
     with_short_words(parser, {"--from": "source"})
-    _prepare(**parse(parser, argv))
+    options = parse(parser, argv)
+    try:
+        _prepare(**options)
+    except KeyboardInterrupt:
+        words = " ".join(["invariances data prepare", *argv])
+        print(f"stopped; `{words}` goes on where it stopped", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -107,23 +116,21 @@ def verify(name: str) -> None:
     print(f"{name}: all {len(data.names):,} pictures can be read")
 
 
-def show(name: str, output: str | None = None, n: int = 24, size: int = 128) -> None:
-    """Write a grid of pictures from evenly spaced places of a data set, with their classes.
+def show(name: str, output: str | None = None, n: int = 40, size: int = 96) -> None:
+    """Write a grid of pictures of a data set, a class in each row, or from evenly spaced places.
 
     Args:
         name: As `invariances data list` shows it, or a folder.
         output: PNG to write; by default NAME.png.
-        n: How many pictures.
+        n: How many pictures, at most.
         size: Side of each, pixels.
 
     Example:
         invariances data show AwA2Test --output animals.png
     """
-    import torch
-
+    from invariances.data.datasets import images_at
     from invariances.data.images import ImageFolder
     from invariances.data.published.catalogue import by_name, is_name
-    from invariances.data.splitting import limited
     from invariances.report.grids import save_grid
 
     if not 1 <= n <= 1000 or not 1 <= size <= 2048:
@@ -131,13 +138,31 @@ def show(name: str, output: str | None = None, n: int = 24, size: int = 128) -> 
             f"n is {n} and size {size}; give at most 1000 pictures of at most 2048 pixels, at least 1"
         )
     known = is_name(name) or not os.path.exists(name)
-    part = limited(by_name(name, size, crop="center") if known else ImageFolder(name, size), n)
-    columns = max(1, min(8, n))
-    found = [part[k] for k in range(len(part))]  # type: ignore[arg-type]
-    images = torch.stack([item["image"] for item in found])
-    rows = -(-len(found) // columns)
-    blank = images.new_ones(rows * columns - len(found), *images.shape[1:])
-    table = torch.cat([images, blank]).reshape(rows, columns, *images.shape[1:])
-    labels = [str(found[row * columns].get("name", ""))[:24] for row in range(rows)]
-    path = save_grid(table, output or f"{Path(name).name or 'pictures'}.png", labels if any(labels) else None)
-    print(path)
+    data = by_name(name, size, crop="center") if known else ImageFolder(name, size)
+    rows, labels = _rows(data, n)
+    wide = max(map(len, rows))
+    images = images_at(data, [place for row in rows for place in row])
+    table = images.new_ones(len(rows), wide, *images.shape[1:])
+    taken = 0
+    for k, row in enumerate(rows):
+        table[k, : len(row)] = images[taken : taken + len(row)]
+        taken += len(row)
+    print(save_grid(table, output or f"{Path(name).name or 'pictures'}.png", labels))
+
+
+def _rows(data: Any, n: int) -> tuple[list[list[int]], list[str] | None]:
+    """Places of pictures, row by row: of evenly spaced classes with their names, or of the whole set."""
+    from invariances.data.splitting import spread
+
+    if not data.classes:
+        columns, places = min(8, n), spread(n, len(data))
+        return [places[k : k + columns] for k in range(0, len(places), columns)], None
+    labels = np.asarray(data.labels)
+    present = np.unique(labels)
+    columns = min(n, 8, max(4, -(-n // len(present))))
+    chosen = present[spread(max(1, n // columns), len(present))].tolist()
+    rows = []
+    for label in chosen:
+        members = np.flatnonzero(labels == label)
+        rows.append(members[spread(columns, len(members))].tolist())
+    return rows, [data.classes[label][:24] for label in chosen]

@@ -15,6 +15,8 @@ from tqdm import tqdm
 from invariances.data.datasets import images_at
 from invariances.data.given import as_dataset
 from invariances.data.images import ImageFolder
+from invariances.data.published.catalogue import by_name, is_name
+from invariances.data.published.pictures import PublishedSet
 from invariances.data.splitting import split, spread
 from invariances.features.cache import build_cache
 from invariances.features.stream import Features
@@ -85,6 +87,10 @@ class FeatureData:
         if not _named(images):
             return as_dataset(images, size)
         folders: Any = images
+        name = folders[0] if isinstance(folders, (list, tuple)) and len(folders) == 1 else folders
+        if is_name(name):
+            crop = config.crop if config.crop == "random" else None  # as published, unless told
+            return by_name(name, size, crop, config.views, progress=self.progress)
         return ImageFolder(
             folders, size, config.crop, config.views, config.skip_broken, progress=self.progress
         )
@@ -184,7 +190,7 @@ def worth_remembering(features: Features, flow: ConditionalFlow, seen: int) -> b
 
 def _centred(pictures: Dataset[dict[str, Any]]) -> Dataset[dict[str, Any]]:
     """Held-out pictures are looked at once, in the middle, whatever crops training sees."""
-    if not isinstance(pictures, ImageFolder) or pictures.crop == "center":
+    if not isinstance(pictures, (ImageFolder, PublishedSet)) or pictures.crop == "center":
         return pictures
     return pictures.centred()
 

@@ -49,10 +49,12 @@ def test_list_prepare_show_and_verify(run, folder, tmp_path):
     assert {row["name"]: row["state"] for row in json.loads(run("list", "--json")[1])}[
         "ImageNetTrain"
     ] == "ready"
-    status, out, err = run("show", "ImageNetTrain", "--n", "6", "--size", "32")
+    status, out, err = run("show", "ImageNetTrain", "--n", "12", "--size", "32")
     assert status == 0, err
     assert out.strip() == "ImageNetTrain.png"
-    assert Image.open(tmp_path / "ImageNetTrain.png").size[0] > 6 * 32
+    shown = Image.open(tmp_path / "ImageNetTrain.png")
+    assert 3 * 32 <= shown.size[1] < 3 * 32 + 20  # a row for each class
+    assert shown.size[0] > 2 * 32
     status, out, _ = run("verify", "ImageNetTrain")
     assert (status, out.strip()) == (0, "ImageNetTrain: all 6 pictures can be read")
     (folder / "n00000002" / "n00000002_1.JPEG").write_bytes(b"x")
@@ -83,6 +85,16 @@ def test_what_goes_wrong_is_a_sentence(run, words, sentence):
     assert out == ""
     assert sentence in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_says_how_to_go_on(run, folder, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ImageNetTrain, "prepare", interrupted)
+    status, _, err = run("prepare", "ImageNetTrain", "--from", folder)
+    assert status == 130
+    assert f"`invariances data prepare ImageNetTrain --from {folder}` goes on where it stopped" in err
 
 
 def test_a_folder_can_be_shown(run, folder):

@@ -439,6 +439,20 @@ def test_values_and_crop_follow_the_formula(tmp_path):
     torch.testing.assert_close(ImageFolder(tmp_path, size=10)[0]["image"], expected)
 
 
+def test_squares():
+    assert images.center_box(7, 12) == (0, 2, 7, 9)
+    assert images.center_box(12, 7) == (2, 0, 9, 7)
+    random = np.random.default_rng(0)
+    boxes = np.array([images.random_box(100, 60, random) for _ in range(400)])
+    sides = boxes[:, 2] - boxes[:, 0]
+    assert (boxes[:, 3] - boxes[:, 1] == sides).all()
+    assert sides.min() in (48, 49)
+    assert sides.max() == 60
+    assert boxes[:, :2].min() == 0
+    assert boxes[:, 2].max() > 97
+    assert boxes[:, 3].max() == 60
+
+
 def test_resizing_is_antialiased():
     board = np.indices((64, 64)).sum(0) % 2 * 255
     image = to_tensor(Image.fromarray(board.astype(np.uint8)).convert("RGB"), 16)
@@ -477,6 +491,8 @@ def test_classes_are_folders_merged_over_several_roots(tmp_path):
     fill(tmp_path / "one", 1)
     assert ImageFolder(tmp_path / "one", size=8).classes == []
     assert ImageFolder(tmp_path / "two" / "b", size=8).labels == [-1, -1]
+    fill(tmp_path / "three" / "a", 2)
+    assert ImageFolder(tmp_path / "three", size=8).classes == []  # one sub-folder is no class
 
 
 def test_random_views_depend_on_seed_name_and_view_alone(tmp_path):
