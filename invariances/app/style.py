@@ -64,7 +64,7 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
 .inv-key { font-size: .8rem; opacity: .8; margin: .1rem 0 .4rem; }
 .inv-key i { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin: 0 5px 0 12px; }
 .inv-key i:first-child { margin-left: 0; }
-.inv-meters { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 10px 26px; }
+.inv-meters { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 280px)); gap: 10px 26px; }
 .inv-meter .line { display: flex; justify-content: space-between; font-size: .88rem; font-weight: 550; gap: 8px; }
 .inv-meter .track { position: relative; background: rgba(128, 128, 128, .18); border-radius: 4px; height: 8px;
   margin: 4px 0; }
@@ -87,7 +87,7 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
   animation: inv-turn .8s linear infinite; }
 @keyframes inv-turn { to { transform: rotate(360deg); } }
 @media (prefers-reduced-motion: reduce) { .inv-spin { animation: none; } }
-[data-testid="stVideo"], video { image-rendering: pixelated; }
+[data-testid="stVideo"] { image-rendering: pixelated; max-width: 384px; border-radius: 6px; }
 @media (max-width: 640px) {
   .stMainBlockContainer, .block-container { padding-left: 1rem; padding-right: 1rem; }
   .inv-title { font-size: 1.35rem; }
