@@ -10,7 +10,7 @@ LOGO = (
     "<svg xmlns='http://www.w3.org/2000/svg' width='150' height='28' viewBox='0 0 150 28'>"
     "<g fill='none' stroke='#0e7490' stroke-width='2.4'><circle cx='10' cy='14' r='7.5'/>"
     "<circle cx='17' cy='14' r='7.5' stroke='#d97706'/></g>"
-    "<text x='32' y='19' font-family='system-ui, sans-serif' font-size='16' font-weight='600' fill='#0e7490'>"
+    "<text x='32' y='19' font-family='system-ui, sans-serif' font-size='16' font-weight='600' fill='#0f8fab'>"
     "invariances</text></svg>"
 )
 
@@ -98,3 +98,29 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
   [class*="st-key-tile-"] button { width: 48px; height: 48px; min-height: 48px; }
 }
 </style>"""
+
+PASTE = """<script>
+if (!window.invariancesPaste) {
+  window.invariancesPaste = true;
+  document.addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
+    if (!files.length) return;
+    event.preventDefault();
+    const field = () => document.querySelector(".st-key-upload input[type=file]");
+    const give = (tries) => {
+      const input = field();
+      if (!input) {
+        if (tries) setTimeout(() => give(tries - 1), 100);
+        return;
+      }
+      const held = new DataTransfer();
+      files.forEach((file) => held.items.add(file));
+      input.files = held.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    };
+    if (!field()) document.querySelector(".st-key-tiles [data-testid=stPopover] button")?.click();
+    give(30);
+  });
+}
+</script>"""
+"""Pictures that are pasted anywhere on the page go to the field for uploads."""
