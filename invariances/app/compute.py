@@ -10,10 +10,15 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import streamlit as st
+import torch
+
+from invariances.system.machine import cores
 
 T = TypeVar("T")
 
 _KEPT = 6
+_THREADS = max(1, cores() // 2)
+"""Half of the cores compute, the others serve pages: threads that wait for each other cost more than they bring."""
 _LOOK = 0.08
 
 
@@ -30,6 +35,7 @@ class Turns:
         with self._condition:
             mine, self._next = self._next, self._next + 1
             self._condition.wait_for(lambda: self._served == mine)
+        torch.set_num_threads(_THREADS)
         try:
             yield
         finally:

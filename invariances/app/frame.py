@@ -27,6 +27,7 @@ def main() -> None:
     """Runs the page that the address names."""
     st.set_page_config(page_title="invariances", page_icon=style.icon(), layout="wide")
     st.html(style.CSS)
+    st.html(style.PASTE, unsafe_allow_javascript=True)
     st.logo(style.LOGO, size="large")
     pages = [
         st.Page(_guarded(name), title=title, icon=icon, url_path=name, default=name == "attacks")

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from invariances.app import controls, figures, models, pictures
 from invariances.app.compute import computed
-from invariances.experiments.layers import LayerView, layer_views
+from invariances.experiments.layers import LayerView, Others, layer_views, others_of
+from invariances.interpreter import Interpreter
 from invariances.system.seeds import seeded
 from invariances.zoo.interpreters import offers
 
@@ -41,11 +42,13 @@ def page() -> None:
     for number, layer in enumerate(layers):
 
         def work(layer: str = layer) -> LayerView:
-            interpreter = models.loaded(network, device).at(layer)
+            loaded = models.loaded(network, device)
+            interpreter = loaded.at(layer)
             size = interpreter.image_size
-            others = pictures.gallery_images(size, picture.name)
+            source = picture.name.partition(":")[0]
+            others = loaded.kept((layer, source), lambda: _others(interpreter, picture.name))
             image = picture.load(size)
-            return layer_views([interpreter], image, n, temperature, seeded("samples", seed), others)[0]
+            return layer_views([interpreter], image, n, temperature, seeded("samples", seed), [others])[0]
 
         text = f"Sampling {layer} ({number + 1} of {len(layers)})"
         views.append(computed((*key, layer), text, work))
@@ -64,6 +67,10 @@ def page() -> None:
     )
     rows = torch.stack([torch.cat([torch.stack(_heads(view)), view.samples]) for view in views])
     figures.footer("layers", rows, [view.numbers() for view in views], code, command)
+
+
+def _others(interpreter: Interpreter, name: str) -> Others:
+    return others_of(interpreter, pictures.gallery_images(interpreter.image_size, name))
 
 
 def _heads(view: LayerView) -> list[Tensor]:
@@ -89,7 +96,7 @@ def _show(views: list[LayerView]) -> None:
         told += [f"open {100 * view.variance_open:.0f} %"] if view.variance_open is not None else []
         parts.append(
             f"<div class='inv-layer'><div><b>{view.layer}</b><small>{'<br>'.join(told)}</small></div>"
-            f"{figures.row(view.samples, side=104)}</div>"
+            f"{figures.row(view.samples, side=97)}</div>"
         )
     st.html("".join(parts))
     st.html(

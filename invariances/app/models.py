@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import streamlit as st
 import torch
@@ -15,6 +16,8 @@ from invariances.interpreter import Interpreter
 from invariances.system.errors import UserError
 from invariances.system.files import offline
 from invariances.zoo.interpreters import Offer, find_offer, offers
+
+T = TypeVar("T")
 
 _BYTES = 2_000_000_000
 _NETWORKS = 3
@@ -44,6 +47,15 @@ class Loaded:
         self.network, self.device = network, device
         self._lock = threading.Lock()
         self._layers: OrderedDict[str, Interpreter] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], Any] = OrderedDict()
+
+    def kept(self, key: tuple[str, str], make: Callable[[], T]) -> T:
+        """What belongs to this network, made once; sixteen such things are kept."""
+        if key not in self._kept:
+            self._kept[key] = make()
+        while len(self._kept) > 16:
+            self._kept.popitem(last=False)
+        return self._kept.get(key) or make()
 
     def at(self, layer: str) -> Interpreter:
         """The interpreter of a layer; those least used go when they take too much room together."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -141,8 +142,9 @@ def find(name: str) -> Picture | None:
     return None
 
 
-def take(files: list[Any]) -> None:
+def take(files: list[Any]) -> list[str]:
     """Keeps uploads as small squares; says what is wrong with the others."""
+    problems = []
     kept = st.session_state.setdefault("yours", {})
     for file in files:
         content = file.getvalue()
@@ -153,12 +155,17 @@ def take(files: list[Any]) -> None:
         try:
             kept[name] = (title, read_square(content))
         except UserError as error:
-            reason = public(error).split("image", 1)[-1].split(" ", 2)[-1].rstrip(".")
-            st.warning(f"{file.name}: {reason or 'cannot be read'}.", icon=":material/broken_image:")
+            problems.append(f"{Path(file.name.replace(chr(92), '/')).name} {_reason(error)}")
             continue
         while len(kept) > _MOST_YOURS:
             kept.pop(next(iter(kept)))
         st.session_state["newest"] = name
+    return problems
+
+
+def _reason(error: UserError) -> str:
+    """What is wrong with an upload, without the name that it had on this machine."""
+    return re.sub(r"^[Ii]mage '[^']*' ", "", public(error))
 
 
 def read_square(content: bytes) -> np.ndarray[Any, Any]:
@@ -168,7 +175,7 @@ def read_square(content: bytes) -> np.ndarray[Any, Any]:
         UserError: They are no picture, a damaged or too large one.
     """
     if not content:
-        raise UserError("image upload is empty")
+        raise UserError("image '' is empty.")
     descriptor, path = tempfile.mkstemp(prefix="invariances-")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -198,7 +205,9 @@ def choose(many: bool = False, default: tuple[str, ...] = ("drawn-1",), prefer: 
         offered, broken = _offered(shown or DRAWN)
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="tiles"):
             _tiles(offered, [each.name for each in chosen], many)
-            _upload()
+            files = _upload()
+        for problem in take(files):
+            st.warning(problem, icon=":material/broken_image:")
         if broken:
             st.caption(f"Left out, because they cannot be read: {', '.join(broken)}")
     newest = st.session_state.pop("newest", None)
@@ -273,7 +282,7 @@ def _tiles(offered: list[Picture], chosen: list[str], many: bool) -> None:
     st.html(f"<style>{' '.join(looks)}</style>")
 
 
-def _upload() -> None:
+def _upload() -> list[Any]:
     """A place for one's own pictures: dropped, chosen, or pasted anywhere on the page."""
     with st.popover("Your own", icon=":material/add_photo_alternate:"):
         files = st.file_uploader(
@@ -284,7 +293,7 @@ def _upload() -> None:
             max_upload_size=20,
         )
         st.caption("Up to 20 MB each. They stay in memory and go when you leave.")
-        take(files or [])
+    return list(files or [])
 
 
 @lru_cache(maxsize=256)

@@ -10,7 +10,7 @@ LOGO = (
     "<svg xmlns='http://www.w3.org/2000/svg' width='150' height='28' viewBox='0 0 150 28'>"
     "<g fill='none' stroke='#0e7490' stroke-width='2.4'><circle cx='10' cy='14' r='7.5'/>"
     "<circle cx='17' cy='14' r='7.5' stroke='#d97706'/></g>"
-    "<text x='32' y='19' font-family='system-ui, sans-serif' font-size='16' font-weight='600' fill='#0e7490'>"
+    "<text x='32' y='19' font-family='system-ui, sans-serif' font-size='16' font-weight='600' fill='#0f8fab'>"
     "invariances</text></svg>"
 )
 
@@ -64,7 +64,7 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
 .inv-key { font-size: .8rem; opacity: .8; margin: .1rem 0 .4rem; }
 .inv-key i { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin: 0 5px 0 12px; }
 .inv-key i:first-child { margin-left: 0; }
-.inv-meters { display: grid; grid-template-columns: repeat(auto-fit, minmax(210px, 1fr)); gap: 10px 26px; }
+.inv-meters { display: grid; grid-template-columns: repeat(auto-fit, minmax(200px, 280px)); gap: 10px 26px; }
 .inv-meter .line { display: flex; justify-content: space-between; font-size: .88rem; font-weight: 550; gap: 8px; }
 .inv-meter .track { position: relative; background: rgba(128, 128, 128, .18); border-radius: 4px; height: 8px;
   margin: 4px 0; }
@@ -87,7 +87,7 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
   animation: inv-turn .8s linear infinite; }
 @keyframes inv-turn { to { transform: rotate(360deg); } }
 @media (prefers-reduced-motion: reduce) { .inv-spin { animation: none; } }
-[data-testid="stVideo"], video { image-rendering: pixelated; }
+[data-testid="stVideo"] { image-rendering: pixelated; max-width: 384px; border-radius: 6px; }
 @media (max-width: 640px) {
   .stMainBlockContainer, .block-container { padding-left: 1rem; padding-right: 1rem; }
   .inv-title { font-size: 1.35rem; }
@@ -98,3 +98,29 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
   [class*="st-key-tile-"] button { width: 48px; height: 48px; min-height: 48px; }
 }
 </style>"""
+
+PASTE = """<script>
+if (!window.invariancesPaste) {
+  window.invariancesPaste = true;
+  document.addEventListener("paste", (event) => {
+    const files = [...(event.clipboardData?.files ?? [])].filter((file) => file.type.startsWith("image/"));
+    if (!files.length) return;
+    event.preventDefault();
+    const field = () => document.querySelector(".st-key-upload input[type=file]");
+    const give = (tries) => {
+      const input = field();
+      if (!input) {
+        if (tries) setTimeout(() => give(tries - 1), 100);
+        return;
+      }
+      const held = new DataTransfer();
+      files.forEach((file) => held.items.add(file));
+      input.files = held.files;
+      input.dispatchEvent(new Event("change", { bubbles: true }));
+    };
+    if (!field()) document.querySelector(".st-key-tiles [data-testid=stPopover] button")?.click();
+    give(30);
+  });
+}
+</script>"""
+"""Pictures that are pasted anywhere on the page go to the field for uploads."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import streamlit as st
 import torch
 
@@ -105,21 +103,15 @@ def _show(found: TextureBias, names: tuple[str, str]) -> None:
     figures.heading(
         "What samples keep", "Measured on the samples shown; 0 is what unrelated pictures reach, 1 is all."
     )
-    bars: list[Any] = []
     for k, name in enumerate(names):
-        short = name.split("·")[-1].strip()
-        for cue, value in found.kept[k].items():
-            bars.append(
-                figures.meter(
-                    f"{cue.capitalize()} · {short}",
-                    float(value[0]),
-                    f"Share of samples with the input's {cue}.",
-                )
-            )
+        st.html(f"<div class='inv-note'>{name}</div>")
         close = float(found.cosine[k].mean())
-        bars.append(
-            figures.meter(
-                f"Cosine · {short}", close, "How alike samples and input look to the layer; 1: the same."
-            )
+        figures.meters(
+            [
+                *(
+                    figures.meter(cue.capitalize(), float(value[0]), f"Samples that keep the input's {cue}.")
+                    for cue, value in found.kept[k].items()
+                ),
+                figures.meter("Cosine", close, "How alike samples and input look to the layer; 1: the same."),
+            ]
         )
-    figures.meters(bars)

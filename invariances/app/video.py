@@ -54,8 +54,10 @@ def page() -> None:
         return
     name = clip if not isinstance(source, tuple) else source[0]
     key = ("video", picture.name, network, layer, name, device)
-    started = st.button("Translate", type="primary", icon=":material/play_arrow:", key="translate")
+    buttons = st.container(horizontal=True)
+    started = buttons.button("Translate", type="primary", icon=":material/play_arrow:", key="translate")
     if started:
+        buttons.button("Stop", key="stop-video", icon=":material/stop_circle:")
         interpreter = computed(
             ("interpreter", network, layer, device),
             "Loading",
@@ -108,7 +110,6 @@ def _run(interpreter: Interpreter, picture: Any, source: Any, key: tuple[Any, ..
     """Translates; a stop, or any other click, ends the clip where it is, and what was made is kept."""
     size = interpreter.image_size
     content = picture.load(size)
-    st.button("Stop", key="stop-video", icon=":material/stop_circle:")
     bar, live = st.empty(), st.empty()
     made: dict[str, Any] = {"key": key, "frames": 0, "whole": False}
     with _draft() as path:

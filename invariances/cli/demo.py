@@ -9,8 +9,8 @@ SETTINGS = {
     "server.fileWatcherType": "none",
     "server.maxUploadSize": "64",
     "server.showEmailPrompt": "false",
-    "theme.primaryColor": "#0e7490",
-    "theme.baseRadius": "medium",
+    "theme.light.primaryColor": "#0e7490",
+    "theme.dark.primaryColor": "#22a5c4",
 }
 """Silent, bounded, without traces for visitors; .streamlit/config.toml says the same to `streamlit run`."""
 

@@ -16,6 +16,31 @@ _DRAWS = 32
 
 
 @dataclass(frozen=True)
+class Others:
+    """Pictures to compare with, as one interpreter sees them; worth keeping where many pictures are looked at.
+
+    Attributes:
+        images: (m, 3, S, S).
+        z: Their representations.
+        latents: (m, D); None without an encoder.
+    """
+
+    images: Tensor
+    z: Tensor
+    latents: Tensor | None
+
+
+@torch.no_grad()
+def others_of(interpreter: Interpreter, images: Tensor) -> Others:
+    """The pictures (m, 3, H, W) as the interpreter sees them."""
+    sized = interpreter.resized(images)
+    latents = None
+    if interpreter.encodes:
+        latents = torch.cat([interpreter.latent(part) for part in in_chunks(sized)]).flatten(1)
+    return Others(sized, torch.cat([interpreter.represent(part) for part in in_chunks(sized)]), latents)
+
+
+@dataclass(frozen=True)
 class LayerView:
     """One picture as one layer sees it.
 
@@ -59,7 +84,7 @@ def layer_views(
     n: int = 8,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
-    others: Tensor | None = None,
+    others: Tensor | Sequence[Others] | None = None,
 ) -> list[LayerView]:
     """Each interpreter's view of one picture; those with latents of one shape share their invariances.
 
@@ -69,29 +94,34 @@ def layer_views(
         n: Samples for each layer.
         temperature: 1 for true samples; lower shows less variety.
         generator: Makes them repeat.
-        others: Pictures (m, 3, H, W) to compare with; those equal to the picture are left out.
+        others: Pictures (m, 3, H, W) to compare with, or for each interpreter what `others_of` gave; those equal to the
+            picture are left out.
     """
     drawn: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
     views = []
-    for interpreter in interpreters:
+    for number, interpreter in enumerate(interpreters):
         shape = tuple(interpreter.flow.latent_shape)
         if shape not in drawn:
             shown = invariances(interpreter, 1, n, temperature, generator)
             drawn[shape] = shown, invariances(interpreter, 1, _DRAWS, 1.0, generator)
-        views.append(_view(interpreter, picture, drawn[shape], others))
+        if isinstance(others, Tensor):
+            beside = others_of(interpreter, others) if len(others) else None
+        else:
+            beside = None if others is None else others[number]
+        views.append(_view(interpreter, picture, drawn[shape], beside))
     return views
 
 
 @torch.no_grad()
 def _view(
-    interpreter: Interpreter, picture: Tensor, drawn: tuple[Tensor, Tensor], others: Tensor | None
+    interpreter: Interpreter, picture: Tensor, drawn: tuple[Tensor, Tensor], others: Others | None
 ) -> LayerView:
     image = interpreter.resized(picture)
     z = interpreter.represent(image)
     samples = pictures_of(interpreter, drawn[0].to(interpreter.device), z)[0]
     seen = torch.cat([interpreter.represent(part) for part in in_chunks(samples)])
-    compared = _others(interpreter, image, others)
-    far = [interpreter.represent(part) for part in in_chunks(compared)] if len(compared) else [z[:0]]
+    apart = _apart(image, others)
+    far = z[:0] if others is None else others.z[apart]
     own, theirs = predicted(interpreter, image), predicted(interpreter, samples)
     agreement = None
     if own is not None and theirs is not None:
@@ -103,25 +133,26 @@ def _view(
         interpreter.reconstruct(image)[0].cpu() if interpreter.encodes else None,
         samples.cpu(),
         cosine(seen, z.expand_as(seen)).cpu(),
-        cosine(far_z := torch.cat(far), z.expand_as(far_z)).cpu(),
+        cosine(far, z.expand_as(far)).cpu(),
         agreement,
-        _variance_open(interpreter, z, drawn[1][0].to(interpreter.device), compared),
+        _variance_open(interpreter, z, drawn[1][0].to(interpreter.device), others, apart),
     )
 
 
-def _others(interpreter: Interpreter, image: Tensor, others: Tensor | None) -> Tensor:
-    """The other pictures at the interpreter's size, without the picture itself."""
-    if others is None or not len(others):
-        return image[:0]
-    sized = interpreter.resized(others)
-    return sized[(sized - image).abs().flatten(1).amax(1) > 1e-3]
+def _apart(image: Tensor, others: Others | None) -> Tensor:
+    """Which of the others are other pictures, (m,)."""
+    if others is None:
+        return torch.zeros(0, dtype=torch.bool)
+    apart: Tensor = (others.images - image).abs().flatten(1).amax(1) > 1e-3
+    return apart
 
 
-def _variance_open(interpreter: Interpreter, z: Tensor, v: Tensor, others: Tensor) -> float | None:
-    if not interpreter.encodes or len(others) < 2:
+def _variance_open(
+    interpreter: Interpreter, z: Tensor, v: Tensor, others: Others | None, apart: Tensor
+) -> float | None:
+    if others is None or others.latents is None or int(apart.sum()) < 2:
         return None
     flow = interpreter.flow
     latents = flow.inverse(v, embedding=flow.embed(z).expand(len(v), -1)).flatten(1)
-    spread = torch.cat([interpreter.latent(part) for part in in_chunks(others)]).flatten(1)
-    total = float(spread.var(dim=0).sum())
+    total = float(others.latents[apart].var(dim=0).sum())
     return float(latents.var(dim=0).sum()) / total if total > 0 else None

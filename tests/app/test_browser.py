@@ -1,0 +1,214 @@
+"""What visitors do, in a real browser."""
+
+import io
+import json
+import re
+import time
+
+import pytest
+from PIL import Image
+
+from .conftest import settled
+
+pytest.importorskip("av", reason="videos need PyAV: pip install 'invariances[app]'")
+
+
+def shown(page):
+    """All pictures of the page but the gallery's, as their addresses."""
+    return page.locator(".inv-row img, .inv-sum img, .inv-table img").evaluate_all("all => all.map(e => e.src)")
+
+
+def click(page, name, **more):
+    page.get_by_role("button", name=name, **more).first.click()
+
+
+def pick(page, number):
+    page.locator(f".st-key-tile-{number} button").first.click()
+
+
+def download(page, name):
+    with page.expect_download(timeout=30_000) as waiting:
+        click(page, name, exact=True)
+    return waiting.value.path().read_bytes()
+
+
+def png(level=90, size=(50, 40)):
+    file = io.BytesIO()
+    Image.new("RGB", size, (level, 200 - level, 30)).save(file, "PNG")
+    return file.getvalue()
+
+
+def upload(page, *files):
+    click(page, "Your own")
+    page.locator(".st-key-upload input[type=file]").set_input_files(
+        [{"name": name, "mimeType": "image/png", "buffer": content} for name, content in files]
+    )
+
+
+def test_attacks_start_resample_download_and_link(visit, place):
+    page = visit()
+    assert page.title() == "invariances"
+    first = shown(page)
+    assert len(first) == 3 + 4 + 6
+    page.locator("[data-testid=stSlider]").first.wait_for()
+    click(page, "Resample")
+    page.wait_for_function("location.search.includes('seed=1')", timeout=20_000)
+    settled(page)
+    second = shown(page)
+    assert second[:2] == first[:2]
+    assert second[7:] != first[7:]
+    assert Image.open(io.BytesIO(download(page, "Pictures"))).format == "PNG"
+    numbers = json.loads(download(page, "Numbers"))
+    assert len(numbers["predicted_original"]) == 3
+    assert shown(page) == second, "a download changes nothing"
+    pick(page, 7)
+    page.wait_for_function("location.search.includes('picture=drawn-7')", timeout=20_000)
+    settled(page)
+    again = visit(page.url.split("/", 3)[3])
+    assert shown(again) == shown(page), "a link brings the same screen to another visitor"
+
+
+def test_layers_side_by_side_and_one(visit):
+    page = visit("layers")
+    assert page.locator(".inv-layer").count() == 3
+    assert len(shown(page)) == 2 + 3 * 8
+    page = visit("layers?view=pool&samples=5&temperature=0.5&seed=4")
+    assert len(shown(page)) == 2 + 5
+    assert page.locator(".inv-meter").count() == 3
+
+
+def test_texture_bias_pairs(visit):
+    page = visit("texture?samples=3&cut=pool")
+    assert len(shown(page)) == 1 + 6
+    assert page.locator(".inv-meter").count() == 6
+
+
+def test_mixing_toggles_pictures(visit):
+    page = visit("mixing")
+    assert len(shown(page)) == 3 + 3 * 4
+    pick(page, 12)
+    page.wait_for_function("document.querySelectorAll('.inv-table img').length == 24", timeout=30_000)
+    settled(page)
+    assert "pictures=drawn-12" in page.url
+    again = visit(page.url.split("/", 3)[3])
+    assert shown(again) == shown(page)
+
+
+def long_clip(path, frames=3000):
+    """A clip that takes a while."""
+    import av
+
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("mpeg4", rate=30)
+        video.width = video.height = 64
+        video.pix_fmt = "yuv420p"
+        for number in range(frames):
+            picture = Image.new("RGB", (64, 64), (number % 255, 90, 40))
+            out.mux(video.encode(av.VideoFrame.from_image(picture)))
+        out.mux(video.encode(None))
+    return path
+
+
+def test_video_stops_within_a_second_and_others_are_served_meanwhile(visit, tmp_path):
+    page = visit("video?clip=Your+own", wait=False)
+    page.locator(".st-key-own-clip input[type=file]").set_input_files(long_clip(tmp_path / "a.mp4"))
+    click(page, "Translate")
+    page.get_by_text(re.compile("Frame [0-9]+ of 3000")).wait_for(timeout=60_000)
+    other = visit()
+    begun = time.monotonic()
+    click(other, "Resample")
+    other.wait_for_function("location.search.includes('seed=1')", timeout=20_000)
+    settled(other)
+    assert time.monotonic() - begun < 6, "3 s on two cores of its own"
+    assert page.get_by_text(re.compile("Frame [0-9]+ of 3000")).count() == 1
+    begun = time.monotonic()
+    click(page, "Stop", exact=False)
+    page.get_by_text("Stopped at frame").wait_for(timeout=5_000)
+    assert time.monotonic() - begun < 3, "1 s on two cores of its own"
+    assert page.locator("video").count() == 1
+
+
+def test_video_is_made_played_and_downloaded(visit):
+    page = visit("video", wait=False)
+    click(page, "Translate")
+    page.get_by_text("96 frames at 24 frames/s").wait_for(timeout=60_000)
+    settled(page)
+    page.wait_for_function("document.querySelector('video').readyState >= 1", timeout=20_000)
+    assert page.evaluate("document.querySelector('video').duration") == pytest.approx(4, abs=0.2)
+    data = download(page, "Video")
+    assert data.index(b"moov") < data.index(b"mdat")
+
+
+@pytest.mark.parametrize("content", [b"", b"MZ" + bytes(400), b"<svg xmlns='http://www.w3.org/2000/svg'/>"])
+def test_bad_clips_get_one_sentence(visit, content):
+    page = visit("video?clip=Your+own", wait=False)
+    bad = {"name": "../../x.mp4", "mimeType": "video/mp4", "buffer": content}
+    page.locator(".st-key-own-clip input[type=file]").set_input_files(bad)
+    click(page, "Translate")
+    page.get_by_text(re.compile("no video that can be read|holds no pictures|holds no frames")).wait_for(timeout=20_000)
+    assert "Traceback" not in page.locator("body").inner_text()
+
+
+def test_uploads_are_taken_and_bad_ones_told(visit):
+    page = visit("mixing")
+    upload(page, ("../../mine.png", png()), ("empty.png", b""), ("bad.png", b"MZ" + bytes(90)))
+    page.get_by_text("bad.png is not a picture in a known format").wait_for(timeout=20_000)
+    settled(page)
+    body = page.locator(".stMain").inner_text()
+    assert "empty.png is empty" in body
+    assert "/tmp" not in body
+    assert "Traceback" not in body
+    page.wait_for_function("document.querySelectorAll('.inv-table img').length == 24", timeout=30_000)
+    assert "pictures=yours-" in page.url
+    other = visit("mixing?" + page.url.split("?")[1])
+    assert "not offered here" in other.locator(".stMain").inner_text(), "uploads stay with their visitor"
+
+
+def test_pasted_pictures_are_taken(visit):
+    page = visit()
+    page.evaluate(
+        """async () => {
+            const canvas = Object.assign(document.createElement("canvas"), { width: 40, height: 40 });
+            canvas.getContext("2d").fillRect(0, 0, 20, 20);
+            const blob = await new Promise((done) => canvas.toBlob(done));
+            const data = new DataTransfer();
+            data.items.add(new File([blob], "pasted.png", { type: "image/png" }));
+            document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+        }"""
+    )
+    page.wait_for_function("location.search.includes('picture=yours-')", timeout=20_000)
+    settled(page)
+
+
+def test_links_name_nothing_outside(visit, place):
+    page = visit("?picture=custom:../../outside.png")
+    assert "not offered here" in page.locator(".stMain").inner_text()
+    page = visit("?picture=custom:more/a.png&network=nonsense&epsilon=9&seed=-4&layer=..%2Fx")
+    assert "not offered here" not in page.locator(".stMain").inner_text()
+
+
+def test_a_folder_is_watched_and_broken_files_are_named(visit, place):
+    page = visit()
+    page.get_by_text("custom", exact=True).click()
+    page.get_by_text("Left out, because they cannot be read: broken.png").wait_for(timeout=20_000)
+    page.wait_for_function("document.querySelectorAll('[class*=st-key-tile-]').length == 2", timeout=20_000)
+    Image.new("RGB", (70, 70), (1, 90, 4)).save(place / "data" / "custom" / "c.png")
+    pick(page, 0)
+    page.wait_for_function("document.querySelectorAll('[class*=st-key-tile-]').length == 3", timeout=20_000)
+    (place / "data" / "custom" / "c.png").unlink()
+
+
+@pytest.mark.parametrize(("path", "scheme"), [("", "light"), ("layers", "dark")])
+def test_narrow_pages_do_not_scroll_sideways(visit, path, scheme):
+    page = visit(path, 400, scheme)
+    assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 401
+
+
+def test_no_other_address_is_asked(server, browser):
+    context, asked = browser.new_context(), []
+    page = context.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(server)
+    settled(page)
+    context.close()
+    assert [each for each in asked if not each.startswith((server, "data:", "blob:"))] == []
