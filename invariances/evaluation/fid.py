@@ -176,7 +176,8 @@ def frechet(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
 
 def _root(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 class Features:
