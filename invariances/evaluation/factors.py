@@ -14,15 +14,14 @@ of the samples'.
 from __future__ import annotations
 
 import math
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from invariances.data.shapes import FACTORS
-from invariances.evaluation.bootstrap import Statistic, number
 from invariances.evaluation.looking import Accumulator, Batch, Drawn
+from invariances.evaluation.tables import STATISTICS, Table
 from invariances.zoo.factor_reader import SLICES, FactorReader, Factors, targets
 
 
@@ -42,14 +41,13 @@ def kept_by_samples(samples: Factors, truth: Factors, reconstruction: Factors) -
         ValueError: shapes do not fit, or a factor does not vary over the pictures.
     """
     return {
-        name: float(statistic(table.mean(dim=0, keepdim=True))[0])
-        for name, (table, statistic) in _told(samples, truth, reconstruction).items()
+        name: float(STATISTICS[table.statistic](table.values.mean(dim=0, keepdim=True))[0])
+        for name, table in _told(samples, truth, reconstruction).items()
     }
 
 
-def _told(samples: Factors, truth: Factors, reconstruction: Factors) -> dict[str, tuple[Tensor, Statistic]]:
-    """Per factor a table (N, 2) of the pictures, and how the number follows from its means."""
-    out: dict[str, tuple[Tensor, Statistic]] = {}
+def _told(samples: Factors, truth: Factors, reconstruction: Factors) -> dict[str, Table]:
+    out: dict[str, Table] = {}
     for name in truth:
         sample, value = samples[name], truth[name]
         if sample.dim() != 2 or value.shape != sample.shape[:1] or reconstruction[name].shape != value.shape:
@@ -57,21 +55,14 @@ def _told(samples: Factors, truth: Factors, reconstruction: Factors) -> dict[str
         if FACTORS[name].discrete:
             agreement = (sample == value[:, None]).double().mean(dim=1)
             right = (reconstruction[name] == value).double()
-            out[name] = torch.stack([agreement, right], dim=1), partial(_over_chance, float(_chance(value)))
+            columns, statistic = [agreement, right, _chance(value).expand_as(right)], "over_chance"
         else:
             a, b = _embed(name, sample), _embed(name, value)
             apart = (a - b[:, None]).square().sum(-1).mean(dim=1)
             _spread(name, b)
-            out[name] = torch.stack([apart, (b - b.mean(0)).square().sum(1)], dim=1), _explained
+            columns, statistic = [apart, (b - b.mean(0)).square().sum(1)], "explained"
+        out[name] = Table(torch.stack(columns, dim=1), statistic)
     return out
-
-
-def _over_chance(chance: float, means: Tensor) -> Tensor:
-    return (means[:, 0] - chance) / (means[:, 1] - chance).clamp(min=1e-9)
-
-
-def _explained(means: Tensor) -> Tensor:
-    return 1 - means[:, 0] / (2 * means[:, 1])
 
 
 class KeptFactors(Accumulator):
@@ -105,12 +96,16 @@ class KeptFactors(Accumulator):
             where[name] = torch.zeros(count, *more, dtype=like.dtype)
         return where[name]
 
+    def tables(self) -> dict[str, Table]:
+        """What the numbers are made of, by factor."""
+        return _told(self.read, self.truth, self.reconstruction)
+
     def result(self) -> dict[str, Any]:
         """The numbers."""
-        found: dict[str, float] = {}
+        found: dict[str, Any] = {}
         intervals: dict[str, Any] = {}
-        for name, (table, statistic) in _told(self.read, self.truth, self.reconstruction).items():
-            found |= number(name, table, statistic, self.seed)
+        for name, table in self.tables().items():
+            found |= table.told(name, self.seed)
             intervals[name] = found.pop(f"{name}_interval", None)
         return {"factors": found, "factors_interval": intervals}
 

@@ -8,8 +8,7 @@ random other picture, which a sampler that knew nothing would not beat.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,10 +17,9 @@ from torch.nn import functional as F
 from invariances.evaluation.bootstrap import missing, number
 from invariances.evaluation.classes import Classes
 from invariances.evaluation.looking import Accumulator, Batch, Drawn, Pair
+from invariances.evaluation.tables import Table
 
 YARDSTICKS = ("samples", "reconstructions", "others")
-_LEAST = 1e-6
-"""A scale shorter than this is none."""
 
 
 def cosine(z: Tensor, other: Tensor) -> Tensor:
@@ -37,53 +35,8 @@ def relative_l2(z: Tensor, other: Tensor) -> Tensor:
     return distance
 
 
-MEASURES: dict[str, Literal["higher", "lower"]] = {"cosine": "higher", "relative_l2": "lower"}
-"""Measures of likeness, and which values of each are the better ones."""
-_HOW = {"cosine": cosine, "relative_l2": relative_l2}
-
-
-def scaled(means: Tensor, better: Literal["higher", "lower"]) -> Tensor:
-    """(value − random) / (reconstruction − random): 0 as a random other picture, 1 as the reconstruction.
-
-    NaN where the scale has lost its order: the random other is no worse than the reconstruction, or as good as alike.
-
-    Args:
-        means: of samples, reconstructions and random others, (R, 3).
-        better: which values are the better ones.
-    """
-    value, reconstruction, random = means.unbind(1)
-    span = reconstruction - random
-    ordered = (span if better == "higher" else -span) > _LEAST
-    return torch.where(ordered, (value - random) / span, math.nan)
-
-
-def scaled_number(
-    name: str, values: Mapping[str, Tensor], better: Literal["higher", "lower"], seed: int = 0
-) -> dict[str, Any]:
-    """`name` on the scale of `scaled`, with its interval, or with the reason why it cannot be had.
-
-    Args:
-        name: of the number.
-        values: per picture, (N,), of samples, reconstructions and others.
-        better: which values are the better ones.
-        seed: of the bootstrap.
-    """
-    others = values["others"]
-    if not bool(others.isfinite().any()):
-        return missing(name, "all pictures are alike, so there is no random other to compare with")
-    table = torch.stack([values[each] for each in YARDSTICKS], dim=1)
-    found = number(name, table, lambda means: scaled(means, better), seed)
-    if math.isnan(found[name]):
-        said = f"{float(others.mean()):.4g} and {float(values['reconstructions'].mean()):.4g}"
-        return missing(
-            name,
-            f"random other pictures are no worse than the reconstructions ({said}), so there is no scale",
-        )
-    if f"{name}_interval" not in found and len(others) > 1:
-        found[f"{name}_interval_reason"] = (
-            "the scale is lost in many resampled sets; more pictures would tell"
-        )
-    return found
+MEASURES = {"cosine": ("scaled_higher", cosine), "relative_l2": ("scaled_lower", relative_l2)}
+"""Measures of likeness: how they are scaled, and how they are taken."""
 
 
 class Faithfulness(Accumulator):
@@ -129,19 +82,34 @@ class Faithfulness(Accumulator):
     def _compare(self, name: str, indices: Tensor, one: Any, other: Any, share: float = 1.0) -> None:
         a, b = (each.z if self.layer is None else each.layers[self.layer] for each in (one, other))
         for measure in MEASURES:
-            self.values[f"{measure} {name}"][indices] += share * _HOW[measure](a, b).cpu()
+            self.values[f"{measure} {name}"][indices] += share * MEASURES[measure][1](a, b).cpu()
         if self.classes.kind is not None:
             same = self.classes.of(one.logits) == self.classes.of(other.logits)
             self.values[f"top1 {name}"][indices] += share * same.double().cpu()
 
+    def tables(self) -> dict[str, Table]:
+        """What the numbers are made of; a layer other than the samples' has its name in front of them."""
+        found = {
+            f"faithfulness_{measure}": Table(
+                torch.stack([self.values[f"{measure} {each}"] for each in YARDSTICKS], dim=1), how
+            )
+            for measure, (how, _) in MEASURES.items()
+        }
+        if self.classes.kind is not None:
+            for each in YARDSTICKS:
+                name = "top1_agreement" + ("" if each == "samples" else f"_{each}")
+                found[name] = Table(self.values[f"top1 {each}"][:, None])
+        return found | {"autoencoder_mae": Table(self.values["mae"][:, None])}
+
     def result(self) -> dict[str, Any]:
         """The numbers."""
         found: dict[str, Any] = {}
-        for measure, better in MEASURES.items():
-            values = {each: self.values[f"{measure} {each}"] for each in YARDSTICKS}
-            found |= scaled_number(f"faithfulness_{measure}", values, better, self.seed)
+        tables = self.tables()
+        for measure in MEASURES:
+            table = tables[f"faithfulness_{measure}"]
+            found |= self._scaled(f"faithfulness_{measure}", table)
             found[measure] = {}
-            for each, of in values.items():
+            for each, of in zip(YARDSTICKS, table.values.unbind(1)):
                 found[measure] |= self._mean(each, of)
         for each in YARDSTICKS:
             name = "top1_agreement" + ("" if each == "samples" else f"_{each}")
@@ -151,6 +119,23 @@ class Faithfulness(Accumulator):
                 found |= self._mean(name, self.values[f"top1 {each}"])
         found["top1_agreement_of"] = self.classes.kind
         return found | number("autoencoder_mae", self.values["mae"], seed=self.seed)
+
+    def _scaled(self, name: str, table: Table) -> dict[str, Any]:
+        if not bool(table.values.isfinite().all()):
+            return missing(name, "all pictures are alike, so there is no random other to compare with")
+        found = table.told(name, self.seed)
+        if found[name] is None:
+            _, reconstruction, random = table.values.mean(dim=0).tolist()
+            return missing(
+                name,
+                f"random other pictures are no worse than the reconstructions ({random:.4g} and "
+                f"{reconstruction:.4g}), so there is no scale",
+            )
+        if f"{name}_interval" not in found and len(table.values) > 1:
+            found[f"{name}_interval_reason"] = (
+                "the scale is lost in many resampled sets; more pictures would tell"
+            )
+        return found
 
     def _mean(self, name: str, values: Tensor) -> dict[str, Any]:
         if bool(values.isnan().any()):

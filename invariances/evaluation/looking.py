@@ -25,6 +25,7 @@ from invariances.evaluation.classes import Classes, classes_of
 from invariances.interpreter import Interpreter
 from invariances.representation.representation import Representation, Representations
 from invariances.system.checks import number
+from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
 
 _AT_ONCE = 32
@@ -233,6 +234,11 @@ class Eye:
 
 
 def _batch(interpreter: Interpreter, eye: Eye, indices: Tensor, images: Tensor) -> Batch:
+    if not interpreter.encodes:
+        kind = type(interpreter.autoencoder).__name__
+        raise UserError(
+            f"{kind} has no encoder, so pictures have no latents here and nothing can be measured"
+        )
     encode: Any = interpreter.autoencoder.encode
     posterior: DiagonalGaussian = encode(images)
     return Batch(indices, eye(images), eye(interpreter.decode(posterior.mode())), posterior)

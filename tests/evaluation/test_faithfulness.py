@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from invariances.evaluation.classes import Classes, classes_of
-from invariances.evaluation.faithfulness import Faithfulness, cosine, relative_l2, scaled
+from invariances.evaluation.faithfulness import Faithfulness, cosine, relative_l2
 from invariances.evaluation.looking import Sampling, look
+from invariances.evaluation.tables import STATISTICS
 
 
 def faithfulness(interpreter, pictures, n=2, classes=None, **sampling):
@@ -101,7 +102,7 @@ def test_reconstruction_error_is_the_mean_absolute_one(world):
 
 def test_scaled():
     def one(value, reconstruction, random, better):
-        return float(scaled(torch.tensor([[value, reconstruction, random]]), better)[0])
+        return float(STATISTICS[f"scaled_{better}"](torch.tensor([[value, reconstruction, random]]))[0])
 
     assert one(0.5, 1.0, 0.0, "higher") == 0.5
     assert one(0.2, 0.2, 0.6, "lower") == pytest.approx(1)
