@@ -14,12 +14,15 @@ of the samples'.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from invariances.data.shapes import FACTORS
-from invariances.zoo.factor_reader import SLICES, Factors, targets
+from invariances.evaluation.looking import Accumulator, Batch, Drawn
+from invariances.evaluation.tables import STATISTICS, Table
+from invariances.zoo.factor_reader import SLICES, FactorReader, Factors, targets
 
 
 def kept_by_samples(samples: Factors, truth: Factors, reconstruction: Factors) -> dict[str, float]:
@@ -37,21 +40,74 @@ def kept_by_samples(samples: Factors, truth: Factors, reconstruction: Factors) -
     Raises:
         ValueError: shapes do not fit, or a factor does not vary over the pictures.
     """
-    out = {}
+    return {
+        name: float(STATISTICS[table.statistic](table.values.mean(dim=0, keepdim=True))[0])
+        for name, table in _told(samples, truth, reconstruction).items()
+    }
+
+
+def _told(samples: Factors, truth: Factors, reconstruction: Factors) -> dict[str, Table]:
+    out: dict[str, Table] = {}
     for name in truth:
         sample, value = samples[name], truth[name]
         if sample.dim() != 2 or value.shape != sample.shape[:1] or reconstruction[name].shape != value.shape:
             raise ValueError(f"{name}: samples (N, n) need truth and reconstruction (N,), not {value.shape}")
         if FACTORS[name].discrete:
-            chance = _chance(value)
-            ceiling = (reconstruction[name] == value).double().mean()
-            agreement = (sample == value[:, None]).double().mean()
-            out[name] = float((agreement - chance) / (ceiling - chance).clamp(min=1e-9))
+            agreement = (sample == value[:, None]).double().mean(dim=1)
+            right = (reconstruction[name] == value).double()
+            columns, statistic = [agreement, right, _chance(value).expand_as(right)], "over_chance"
         else:
             a, b = _embed(name, sample), _embed(name, value)
-            apart = (a - b[:, None]).square().sum(-1).mean()
-            out[name] = float(1 - apart / (2 * _spread(name, b)))
+            apart = (a - b[:, None]).square().sum(-1).mean(dim=1)
+            _spread(name, b)
+            columns, statistic = [apart, (b - b.mean(0)).square().sum(1)], "explained"
+        out[name] = Table(torch.stack(columns, dim=1), statistic)
     return out
+
+
+class KeptFactors(Accumulator):
+    """`kept_by_samples` in a pass, with intervals: `{"factors": {…}, "factors_interval": {…}}`.
+
+    Args:
+        reader: gives the factors of decoded pictures.
+        truth: factors of the pictures, (N,) each.
+        n: samples per picture.
+        seed: of the bootstrap.
+    """
+
+    def __init__(self, reader: FactorReader, truth: Factors, n: int, seed: int = 0) -> None:
+        self.reader, self.truth, self.n, self.seed = reader, truth, n, seed
+        self.read: dict[str, Tensor] = {}
+        self.reconstruction: dict[str, Tensor] = {}
+
+    def pictures(self, batch: Batch) -> None:
+        """Reads reconstructions."""
+        for name, found in self.reader.read(batch.reconstructions.images).items():
+            self._home(self.reconstruction, name, found)[batch.indices] = found.cpu()
+
+    def samples(self, batch: Batch, drawn: Drawn) -> None:
+        """Reads samples."""
+        for name, found in self.reader.read(drawn.seen.images).items():
+            self._home(self.read, name, found, self.n)[batch.indices, drawn.column] = found.cpu()
+
+    def _home(self, where: dict[str, Tensor], name: str, like: Tensor, *more: int) -> Tensor:
+        if name not in where:
+            count = len(next(iter(self.truth.values())))
+            where[name] = torch.zeros(count, *more, dtype=like.dtype)
+        return where[name]
+
+    def tables(self) -> dict[str, Table]:
+        """What the numbers are made of, by factor."""
+        return _told(self.read, self.truth, self.reconstruction)
+
+    def result(self) -> dict[str, Any]:
+        """The numbers."""
+        found: dict[str, Any] = {}
+        intervals: dict[str, Any] = {}
+        for name, table in self.tables().items():
+            found |= table.told(name, self.seed)
+            intervals[name] = found.pop(f"{name}_interval", None)
+        return {"factors": found, "factors_interval": intervals}
 
 
 def kept_by_probe(outputs: Tensor, truth: Factors) -> dict[str, float]:

@@ -7,28 +7,19 @@ random other picture, which a sampler that knew nothing would not beat.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+import math
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
-from invariances.data.datasets import images_at
-from invariances.interpreter import Interpreter
-from invariances.system.errors import UserError
-from invariances.system.seeds import seeded
+from invariances.evaluation.bootstrap import missing, number
+from invariances.evaluation.classes import Classes
+from invariances.evaluation.looking import Accumulator, Batch, Drawn, Pair
+from invariances.evaluation.tables import Table
 
-
-class Pictures(Protocol):
-    """A data set whose items have an `image` (3, H, W) in [-1, 1]."""
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-
-    def __getitem__(self, index: int, /) -> Any:
-        """One picture."""
+YARDSTICKS = ("samples", "reconstructions", "others")
 
 
 def cosine(z: Tensor, other: Tensor) -> Tensor:
@@ -44,114 +35,109 @@ def relative_l2(z: Tensor, other: Tensor) -> Tensor:
     return distance
 
 
-def scaled(value: float, random: float, reconstruction: float) -> float | None:
-    """(value − random) / (reconstruction − random): 0 as a random other picture, 1 as the reconstruction.
-
-    None where the two are alike, so that nothing can be measured (a layer that gives the same for all pictures).
-    """
-    span = reconstruction - random
-    return None if abs(span) < 1e-6 else (value - random) / span
+MEASURES = {"cosine": ("scaled_higher", cosine), "relative_l2": ("scaled_lower", relative_l2)}
+"""Measures of likeness: how they are scaled, and how they are taken."""
 
 
-def derangement(count: int, seed: int) -> Tensor:
-    """For each of `count` pictures another one, chosen at random; (count,). One picture alone gets itself."""
-    order = torch.randperm(count, generator=seeded("others", seed))
-    others = torch.empty_like(order)
-    others[order] = order.roll(-1)
-    return others
-
-
-def image_batches(pictures: Pictures, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """(indices (B,), images (B, 3, H, W)) of all pictures in order."""
-    for start in range(0, len(pictures), batch_size):
-        indices = torch.arange(start, min(start + batch_size, len(pictures)))
-        yield indices, images_at(pictures, indices.tolist())
-
-
-@torch.no_grad()
-def faithfulness(
-    interpreter: Interpreter,
-    pictures: Pictures,
-    n: int = 8,
-    temperature: float = 1.0,
-    seed: int = 0,
-    batch_size: int = 16,
-    progress: bool = False,
-    look: Callable[[Tensor], None] | None = None,
-) -> dict[str, Any]:
+class Faithfulness(Accumulator):
     """How well the network recognises its own samples.
 
+    `faithfulness_cosine`, `faithfulness_relative_l2`: means over pictures and samples of `cosine` and `relative_l2`
+    between z of the picture and z of the sample, `scaled`. `cosine`, `relative_l2`: the means themselves, of samples,
+    reconstructions and random other pictures. `top1_agreement`: share of samples whose class is the picture's, and
+    under `top1_agreement_reconstructions` and `top1_agreement_others` the same of the yardsticks.
+    `autoencoder_mae`: mean |x − D(E(x))| over pixels in [-1, 1]. Each with its interval, or None and a reason.
+
     Args:
-        interpreter: Network, autoencoder and flow.
-        pictures: Kept out of training, at least two for the yardstick of random others.
-        n: Samples per picture.
-        temperature: Of the samples.
-        seed: Of samples and of the choice of others.
-        batch_size: Pictures at a time; results do not depend on it beyond rounding.
-        progress: A bar on stderr.
-        look: Is shown the decoded samples (B, n, 3, H, W) of one batch of pictures after the other, in order, for
-            whatever else is to be measured on them.
-
-    Returns:
-        `faithfulness_cosine`, `faithfulness_relative_l2`: means over pictures and samples of `cosine` and
-        `relative_l2` between z of the picture and z of the sample, `scaled`; None where that is impossible.
-        `cosine`, `relative_l2`: the means themselves, of samples, reconstructions and random other pictures.
-        `top1_agreement`: share of samples whose top class is the picture's, and under
-        `top1_agreement_reconstructions` and `top1_agreement_others` the same of the yardsticks; None for networks
-        without classes. `autoencoder_mae`: mean |x − D(E(x))| over pixels in [-1, 1].
+        count: Pictures.
+        n: Samples of each.
+        classes: Of the network.
+        layer: Where to measure, one of the pass's; by default the layer that samples are drawn for.
+        seed: Of the bootstrap.
     """
-    others = derangement(len(pictures), seed)
-    sums: dict[str, float] = {}
-    bar = tqdm(total=len(pictures), desc="samples seen again", unit="img", disable=not progress)
-    for indices, raw in image_batches(pictures, batch_size):
-        images = interpreter.resized(raw)
-        z, classes = _seen(interpreter, images)
-        other = images_at(pictures, others[indices].tolist())
-        reconstructions = interpreter.reconstruct(images)
-        shown = {"reconstructions": reconstructions[:, None], "others": interpreter.resized(other)[:, None]}
-        latents = torch.cat(
-            [
-                interpreter.flow.sample(z[i : i + 1], n, temperature, seeded("samples", seed, int(index)))
-                for i, index in enumerate(indices)
-            ]
-        )
-        shown["samples"] = interpreter.decode(latents)
-        if look is not None:
-            look(shown["samples"])
-        for name, many in shown.items():
-            for column in many.unbind(1):
-                z_shown, classes_shown = _seen(interpreter, column)
-                share = 1 / (many.shape[1] * len(pictures))
-                _add(sums, f"cosine {name}", cosine(z, z_shown), share)
-                _add(sums, f"relative_l2 {name}", relative_l2(z, z_shown), share)
-                if classes is not None and classes_shown is not None:
-                    _add(sums, f"top1 {name}", classes == classes_shown, share)
-        error = (images - reconstructions).abs().flatten(1).mean(dim=1)
-        _add(sums, "mae", error, 1 / len(pictures))
-        bar.update(len(indices))
-    bar.close()
-    result: dict[str, Any] = {}
-    for measure in ("cosine", "relative_l2"):
-        values = {name: sums[f"{measure} {name}"] for name in ("samples", "reconstructions", "others")}
-        result[f"faithfulness_{measure}"] = scaled(
-            values["samples"], values["others"], values["reconstructions"]
-        )
-        result[measure] = values
-    result["top1_agreement"] = sums.get("top1 samples")
-    result["top1_agreement_reconstructions"] = sums.get("top1 reconstructions")
-    result["top1_agreement_others"] = sums.get("top1 others")
-    result["autoencoder_mae"] = sums["mae"]
-    return result
 
+    def __init__(self, count: int, n: int, classes: Classes, layer: str | None = None, seed: int = 0) -> None:
+        self.n, self.classes, self.layer, self.seed = n, classes, layer, seed
+        names = [f"{measure} {each}" for measure in (*MEASURES, "top1") for each in YARDSTICKS]
+        self.values = {name: torch.zeros(count, dtype=torch.float64) for name in [*names, "mae"]}
+        for measure in (*MEASURES, "top1"):
+            self.values[f"{measure} others"].fill_(math.nan)
 
-def _add(sums: dict[str, float], name: str, values: Tensor, share: float) -> None:
-    sums[name] = sums.get(name, 0.0) + float(values.double().sum()) * share
+    def pictures(self, batch: Batch) -> None:
+        """Compares reconstructions."""
+        self._compare("reconstructions", batch.indices, batch.pictures, batch.reconstructions)
+        error = (batch.pictures.images - batch.reconstructions.images).abs().flatten(1).double().mean(dim=1)
+        self.values["mae"][batch.indices] = error.cpu()
 
+    def samples(self, batch: Batch, drawn: Drawn) -> None:
+        """Compares samples."""
+        self._compare("samples", batch.indices, batch.pictures, drawn.seen, 1 / self.n)
 
-def _seen(interpreter: Interpreter, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Representation and top class of pictures; None for networks whose output is no vector of classes."""
-    try:
-        z, logits = interpreter.representation.with_logits(images)
-    except UserError:
-        return interpreter.representation(images), None
-    return z, logits.argmax(dim=1) if logits.dim() == 2 else None
+    def others(self, pair: Pair) -> None:
+        """Compares other pictures."""
+        for measure in (*MEASURES, "top1"):
+            self.values[f"{measure} others"][pair.indices] = 0.0
+        self._compare("others", pair.indices, pair.one[0], pair.other[0])
+
+    def _compare(self, name: str, indices: Tensor, one: Any, other: Any, share: float = 1.0) -> None:
+        a, b = (each.z if self.layer is None else each.layers[self.layer] for each in (one, other))
+        for measure in MEASURES:
+            self.values[f"{measure} {name}"][indices] += share * MEASURES[measure][1](a, b).cpu()
+        if self.classes.kind is not None:
+            same = self.classes.of(one.logits) == self.classes.of(other.logits)
+            self.values[f"top1 {name}"][indices] += share * same.double().cpu()
+
+    def tables(self) -> dict[str, Table]:
+        """What the numbers are made of; a layer other than the samples' has its name in front of them."""
+        found = {
+            f"faithfulness_{measure}": Table(
+                torch.stack([self.values[f"{measure} {each}"] for each in YARDSTICKS], dim=1), how
+            )
+            for measure, (how, _) in MEASURES.items()
+        }
+        if self.classes.kind is not None:
+            for each in YARDSTICKS:
+                name = "top1_agreement" + ("" if each == "samples" else f"_{each}")
+                found[name] = Table(self.values[f"top1 {each}"][:, None])
+        return found | {"autoencoder_mae": Table(self.values["mae"][:, None])}
+
+    def result(self) -> dict[str, Any]:
+        """The numbers."""
+        found: dict[str, Any] = {}
+        tables = self.tables()
+        for measure in MEASURES:
+            table = tables[f"faithfulness_{measure}"]
+            found |= self._scaled(f"faithfulness_{measure}", table)
+            found[measure] = {}
+            for each, of in zip(YARDSTICKS, table.values.unbind(1)):
+                found[measure] |= self._mean(each, of)
+        for each in YARDSTICKS:
+            name = "top1_agreement" + ("" if each == "samples" else f"_{each}")
+            if self.classes.kind is None:
+                found |= missing(name, self.classes.reason)
+            else:
+                found |= self._mean(name, self.values[f"top1 {each}"])
+        found["top1_agreement_of"] = self.classes.kind
+        return found | number("autoencoder_mae", self.values["mae"], seed=self.seed)
+
+    def _scaled(self, name: str, table: Table) -> dict[str, Any]:
+        if not bool(table.values.isfinite().all()):
+            return missing(name, "all pictures are alike, so there is no random other to compare with")
+        found = table.told(name, self.seed)
+        if found[name] is None:
+            _, reconstruction, random = table.values.mean(dim=0).tolist()
+            return missing(
+                name,
+                f"random other pictures are no worse than the reconstructions ({random:.4g} and "
+                f"{reconstruction:.4g}), so there is no scale",
+            )
+        if f"{name}_interval" not in found and len(table.values) > 1:
+            found[f"{name}_interval_reason"] = (
+                "the scale is lost in many resampled sets; more pictures would tell"
+            )
+        return found
+
+    def _mean(self, name: str, values: Tensor) -> dict[str, Any]:
+        if bool(values.isnan().any()):
+            return missing(name, "all pictures are alike, so there is no random other")
+        return number(name, values, seed=self.seed)

@@ -6,17 +6,22 @@ import os
 import socket
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from invariances.data.datasets import hash_of
 from invariances.data.images import from_uint8, to_uint8
+from invariances.evaluation.bootstrap import missing
+from invariances.evaluation.looking import Accumulator, Batch, Drawn
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import offline
+from invariances.system.files import atomic, cache_home, offline
 
 INCEPTION = "inception"
 _WAIT_SECONDS = 20.0
@@ -56,6 +61,13 @@ class FeatureSpace:
 
     name: str
     feature: int | nn.Module
+
+    @property
+    def key(self) -> str:
+        """Tells this space from all others."""
+        if isinstance(self.feature, Vectors):
+            return str(self.feature.representation.fingerprint())
+        return f"{self.name} {self.feature}"
 
 
 def feature_space(name: str, subject: Representation) -> FeatureSpace:
@@ -120,38 +132,151 @@ def _inception() -> None:
         socket.setdefaulttimeout(patience)
 
 
-class Distance:
-    """FID between real and other pictures, fed batch by batch: ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2 (Σ₁Σ₂)^½).
+class Moments:
+    """Mean and covariance of features (N, C), fed batch by batch, in float64.
 
-    Heusel et al. 2017, by torchmetrics, sums in float64; the result does not depend on how pictures are batched.
+    Attributes:
+        count: N.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.total: Tensor | float = 0.0
+        self.products: Tensor | float = 0.0
+
+    def add(self, features: Tensor) -> None:
+        """Takes features (B, C) in."""
+        rows = features.double()
+        self.count += len(rows)
+        self.total = self.total + rows.sum(dim=0).cpu()
+        self.products = self.products + (rows.T @ rows).cpu()
+
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        """(mean (C,), covariance (C, C)), the covariance divided by N − 1."""
+        total, products = torch.as_tensor(self.total), torch.as_tensor(self.products)
+        mean = total / self.count
+        return mean, (products - self.count * torch.outer(mean, mean)) / (self.count - 1)
+
+
+def frechet(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> float:
+    """‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂) − 2 ‖Σ₁^½ Σ₂^½‖*, at least 0; the last norm is tr (Σ₁ Σ₂)^½.
+
+    Args:
+        one: mean (C,) and covariance (C, C), float64.
+        other: likewise.
+
+    Source: Heusel et al. 2017. The nuclear norm keeps its digits where covariances have no full rank.
+    """
+    (mean, covariance), (mean_other, covariance_other) = one, other
+    product = _root(covariance) @ _root(covariance_other)
+    cross = torch.linalg.svdvals(product).sum()
+    distance = (mean - mean_other).square().sum() + covariance.trace() + covariance_other.trace() - 2 * cross
+    return max(0.0, float(distance))
+
+
+def _root(covariance: Tensor) -> Tensor:
+    values, vectors = torch.linalg.eigh(covariance)
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
+
+
+class Features:
+    """Images (N, 3, H, W) in [-1, 1] to features (N, C), by way of 8-bit pictures.
 
     Args:
         space: Where to compare.
-        device: Where to compute features.
+        device: Where to compute.
     """
 
     def __init__(self, space: FeatureSpace, device: torch.device | str = "cpu") -> None:
-        self.metric: Any = FrechetInceptionDistance(feature=space.feature).to(device).eval()
-        self.counts = {True: 0, False: 0}
+        given: Any = space.feature
+        if not isinstance(given, nn.Module):
+            given = FrechetInceptionDistance(feature=given).inception
+        self.module, self.device = given.to(device).eval(), device
 
-    def add(self, images: Tensor, real: bool) -> None:
-        """Takes images (N, 3, H, W) in [-1, 1] in, as 8-bit pictures."""
-        pictures = to_uint8(images).permute(0, 3, 1, 2).contiguous().to(self.metric.device)
-        self.metric.eval().update(pictures, real=real)
-        self.counts[real] += len(pictures)
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """The features; the module is in eval mode, whatever happened to it meanwhile."""
+        pictures = to_uint8(images).permute(0, 3, 1, 2).contiguous().to(self.device)
+        found: Tensor = self.module.eval()(pictures)
+        return found
 
-    def value(self) -> float | None:
-        """The distance; None with fewer than two pictures on a side."""
-        if min(self.counts.values()) < 2:
-            return None
-        return float(self.metric.compute())
+
+class FID(Accumulator):
+    """FID of one sample per picture, and of the reconstructions, against the pictures.
+
+    The network of the feature space sees every picture once, and never again where the same pictures were looked at
+    before: their mean and covariance are kept in the cache's home.
+
+    Args:
+        space: Where to compare.
+        device: Where to compute.
+        key: What the pictures are, for keeping their moments; None keeps nothing.
+    """
+
+    def __init__(
+        self, space: FeatureSpace, device: torch.device | str = "cpu", key: str | None = None
+    ) -> None:
+        self.space, self.features = space, Features(space, device)
+        self.kept = None if key is None else cache_home() / "fid" / f"{hash_of([space.key, key])}.safetensors"
+        self.known = _read(self.kept)
+        self.real, self.made = Moments(), {"samples": Moments(), "reconstructions": Moments()}
+
+    def pictures(self, batch: Batch) -> None:
+        """Takes pictures and reconstructions in."""
+        if self.known is None:
+            self.real.add(self.features(batch.pictures.images))
+        self.made["reconstructions"].add(self.features(batch.reconstructions.images))
+
+    def samples(self, batch: Batch, drawn: Drawn) -> None:
+        """Takes the first sample of each picture in."""
+        if drawn.column == 0:
+            self.made["samples"].add(self.features(drawn.seen.images))
+
+    def result(self) -> dict[str, Any]:
+        """Both distances, and where they were taken."""
+        count = self.made["reconstructions"].count
+        found: dict[str, Any] = {"features": self.space.name, "pictures": count}
+        if count < 2:
+            for name in self.made:
+                found |= missing(name, "a distance of sets needs two pictures at least")
+            return {"fid": found}
+        if self.known is None:
+            self.known = self.real.gaussian()
+            _write(self.kept, self.known)
+        for name, moments in self.made.items():
+            found[name] = frechet(self.known, moments.gaussian())
+        return {"fid": found}
+
+
+def _read(path: Path | None) -> tuple[Tensor, Tensor] | None:
+    from safetensors.torch import load_file
+
+    if path is None or not path.is_file():
+        return None
+    try:
+        found = load_file(path)
+        return found["mean"], found["covariance"]
+    except Exception:  # a damaged file is measured anew
+        return None
+
+
+def _write(path: Path | None, gaussian: tuple[Tensor, Tensor]) -> None:
+    from safetensors.torch import save_file
+
+    if path is None:
+        return
+    with suppress(UserError, OSError), atomic(path) as draft:
+        mean, covariance = gaussian
+        save_file({"mean": mean.contiguous(), "covariance": covariance.contiguous()}, draft)
 
 
 def fid(space: FeatureSpace, real: Iterable[Tensor], others: Iterable[Tensor]) -> float | None:
-    """FID between two streams of batches of images (N, 3, H, W) in [-1, 1]; see `Distance`."""
-    distance = Distance(space)
-    for images in real:
-        distance.add(images, True)
-    for images in others:
-        distance.add(images, False)
-    return distance.value()
+    """FID between two streams of batches of images (N, 3, H, W) in [-1, 1]; None with under two on a side."""
+    features, sides = Features(space), (Moments(), Moments())
+    for moments, images in zip(sides, (real, others)):
+        for batch in images:
+            moments.add(features(batch))
+    if min(moments.count for moments in sides) < 2:
+        return None
+    return frechet(sides[0].gaussian(), sides[1].gaussian())

@@ -1,30 +1,55 @@
-"""How much does a layer leave open? Bits, and the share of the latent's variance that remains."""
+"""How much of the latent's variance does a layer leave open?"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from invariances.autoencoder.posterior import DiagonalGaussian
-from invariances.features.stream import Features, negative_log_likelihood
+from invariances.evaluation.bootstrap import missing, number
+from invariances.evaluation.likelihood import drawn_latents
+from invariances.features.stream import Features
 from invariances.flow.flow import ConditionalFlow
 from invariances.system.seeds import seeded
 
-
-def bits_per_dim(flow: ConditionalFlow, features: Features) -> float:
-    """−E[log₂ p(z̄ | z)] / D over pictures kept out, one latent drawn from each one's posterior.
-
-    A density's logarithm: it may be below zero, and compares only flows of the same autoencoder. For an
-    unconditional flow −E[log₂ p(z̄)] / D; the difference of the two is what the layer tells about the latent.
-    """
-    total, count = negative_log_likelihood(flow, features).tolist()
-    return float(total / count / flow.latent_dim / math.log(2))
+_CHUNK = 64
 
 
 @torch.no_grad()
-def variance(flow: ConditionalFlow, features: Features, n: int = 16, seed: int = 0) -> dict[str, float]:
+def variances(flow: ConditionalFlow, features: Features, n: int = 16, seed: int = 0) -> Tensor:
+    """Per picture what `variance` is a ratio of: (N, 3) float64.
+
+    The columns are the variance of n samples, summed over dimensions; the squared distance of the picture's latent
+    from their mean, less the mean's own chance (their variance / n); and the squared distance of the picture's latent
+    from the mean of all pictures' latents, times N / (N − 1).
+    """
+    device = next(flow.parameters()).device
+    flow.eval()
+    columns: list[Tensor] = []
+    latents: list[Tensor] = []
+    for indices, mean, logvar, z in features.chunks(_CHUNK):
+        latent = drawn_latents(DiagonalGaussian(mean, logvar), indices, seed)
+        noise = [
+            torch.randn(n, *flow.latent_shape, generator=seeded("variance", seed, int(k))) for k in indices
+        ]
+        told = flow.embed(z.to(device)).repeat_interleave(n, dim=0)
+        samples = flow.inverse(torch.cat(noise).to(device), embedding=told).double().cpu()
+        samples = samples.view(len(indices), n, -1)
+        within = samples.var(dim=1).sum(dim=1)
+        error = (latent.flatten(1).double() - samples.mean(dim=1)).square().sum(dim=1)
+        columns.append(torch.stack([within, error - within / n], dim=1))
+        latents.append(latent.flatten(1))
+    every = torch.cat(latents)
+    centre = every.double().mean(dim=0)
+    apart = torch.cat([(part.double() - centre).square().sum(dim=1) for part in torch.split(every, _CHUNK)])
+    spread = apart * (len(every) / (len(every) - 1) if len(every) > 1 else math.nan)
+    return torch.cat([torch.cat(columns), spread[:, None]], dim=1)
+
+
+def variance(flow: ConditionalFlow, features: Features, n: int = 16, seed: int = 0) -> dict[str, Any]:
     """The latent's variance that remains once the representation is known, as shares of all of it.
 
     `variance_remaining` is Σ E[Var(z̄ | z)] / Σ Var(z̄), sums over dimensions: above, the variance of n samples of
@@ -40,26 +65,23 @@ def variance(flow: ConditionalFlow, features: Features, n: int = 16, seed: int =
         flow: The flow.
         features: Of pictures kept out, at least two.
         n: Samples per picture, at least 2.
-        seed: Of samples and of latents.
+        seed: Of samples, latents and bootstrap.
+
+    Returns:
+        Both, each with its interval; None and a reason where the pictures' latents do not vary.
     """
-    device = next(flow.parameters()).device
-    within = errors = 0.0
-    first, second = torch.zeros(flow.latent_dim).double(), torch.zeros(flow.latent_dim).double()
-    origin: Tensor | None = None
-    flow.eval()
-    for indices, mean, logvar, z in features.chunks(64):
-        latent = DiagonalGaussian(mean, logvar).sample(seeded("latents", seed, int(indices[0]))).double()
-        noise = seeded("variance", seed, int(indices[0]))
-        samples = flow.sample(z.to(device), n, generator=noise).double().cpu()
-        within += float(samples.var(dim=1).sum())
-        chance = samples.var(dim=1).sum() / n
-        errors += float((latent - samples.mean(dim=1)).square().sum() - chance)
-        origin = latent[0] if origin is None else origin
-        first += (latent - origin).sum(dim=0)
-        second += (latent - origin).square().sum(dim=0)
-    spread = second - first.square() / features.n
-    total = float(spread.sum()) / max(features.n - 1, 1)
-    scale = features.n * total
-    if scale <= 0:
-        return {"variance_remaining": math.nan, "variance_unpredicted": math.nan}
-    return {"variance_remaining": within / scale, "variance_unpredicted": errors / scale}
+    return shares(variances(flow, features, n, seed), seed)
+
+
+def shares(table: Tensor, seed: int = 0) -> dict[str, Any]:
+    """The numbers of `variance`, of what `variances` gave."""
+    found: dict[str, Any] = {}
+    for k, name in enumerate(("variance_remaining", "variance_unpredicted")):
+        if not float(table[:, 2].mean()) > 0:
+            reason = (
+                "one picture has no variance" if len(table) < 2 else "the latents of all pictures are alike"
+            )
+            found |= missing(name, reason)
+        else:
+            found |= number(name, table[:, [k, 2]], lambda means: means[:, 0] / means[:, 1], seed)
+    return found

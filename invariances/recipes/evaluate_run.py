@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from invariances.data.identity import Identity, without
-from invariances.evaluation.invariance import bits_per_dim
-from invariances.evaluation.numbers import evaluate, finite
+from invariances.evaluation.likelihood import bits_per_dim
+from invariances.evaluation.looking import Sampling
+from invariances.evaluation.numbers import evaluate, finite, lines
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
 from invariances.report.grids import grid, save_grid
@@ -79,11 +80,9 @@ def evaluate_run(
         interpreter,
         data.held_out_set,
         features,
-        n=n,
-        temperature=temperature,
+        sampling=Sampling(n, temperature, seed),
         fid=fid,
         limit=limit,
-        seed=seed,
         progress=progress,
     )
     if unconditional:
@@ -165,7 +164,7 @@ def draw(
     ).cpu()
     names = ["picture", "autoencoder", *["sample"] * _COLUMNS]
     save_grid(rows, folder / GRID, column_labels=names)
-    numbers = [[key, value] for key, value in _flat(finite(result)) if value is not None]
+    numbers = [[each.name, each.text()] for each in lines(result)]
     title = f"What {result['layer']} of {result['network']} knows"
     sections = {
         "Samples": [
@@ -180,10 +179,3 @@ def draw(
     }
     save_page(page(title, sections), folder / PAGE)
     print(f"pictures: {folder / GRID}, page: {folder / PAGE}", file=sys.stderr)
-
-
-def _flat(result: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for key, value in result.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(prefix + key, value)]
-    return found

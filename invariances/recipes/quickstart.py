@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,12 @@ from invariances import zoo
 from invariances.data.datasets import images_at, tell
 from invariances.data.images import spread
 from invariances.data.shapes import Shapes, draw
-from invariances.evaluation.factors import kept_by_probe, kept_by_samples
-from invariances.evaluation.faithfulness import faithfulness
-from invariances.evaluation.invariance import bits_per_dim, variance
+from invariances.evaluation.classes import classes_of
+from invariances.evaluation.factors import KeptFactors, kept_by_probe
+from invariances.evaluation.faithfulness import Faithfulness
+from invariances.evaluation.invariance import variance
+from invariances.evaluation.likelihood import bits_per_dim
+from invariances.evaluation.looking import Accumulator, Sampling, look
 from invariances.evaluation.numbers import finite
 from invariances.flow.config import FlowConfig
 from invariances.interpreter import Interpreter
@@ -57,6 +60,7 @@ CACHE = CacheConfig(batch_size=128)
 LOOKING = 0.15
 """Share of the time left for looking at samples."""
 SHOWN, SHOWN_SAMPLES = 6, 6
+SEEN = ("faithfulness_cosine", "top1_agreement")
 
 
 @dataclass(frozen=True)
@@ -288,7 +292,6 @@ class _Look:
         self.drawn = isinstance(held_out, Shapes)
         self.readers = load_readers(zoo.fetch(READERS)) if self.drawn else {}
         self.truth = held_out.factors(range(len(held_out))) if self.drawn else {}
-        self.reconstruction: dict[str, Tensor] = {}
 
     def numbers(self, interpreter: Interpreter) -> dict[str, Any]:
         """Likelihood, remaining variance, faithfulness; on drawn pictures what samples and a probe keep of factors."""
@@ -303,7 +306,8 @@ class _Look:
             ],
         }
         if not self.drawn:
-            return found | self._seen(interpreter, None)
+            seen = self._seen(interpreter)
+            return found | {name: seen[name] for name in SEEN}
         factors, seen = self.sampled(interpreter, self.truth)
         found |= {**seen, "factors": factors}
         probe = self.readers.get(f"{cut.network_name}/{cut.layer}")
@@ -311,23 +315,19 @@ class _Look:
             found["probe"] = self.probed(cut, self.truth)
         return found
 
-    def _seen(self, interpreter: Interpreter, look: Callable[[Tensor], None] | None) -> dict[str, Any]:
-        seen = faithfulness(
-            interpreter, self.held_out, n=self.samples, seed=self.seed, batch_size=32, look=look
-        )
-        return {name: seen[name] for name in ("faithfulness_cosine", "top1_agreement")}
+    def _seen(self, interpreter: Interpreter, *more: Accumulator) -> dict[str, Any]:
+        classes = classes_of(interpreter.representation)
+        measures = [Faithfulness(len(self.held_out), self.samples, classes, seed=self.seed), *more]
+        sampling = Sampling(self.samples, seed=self.seed, batch_size=32)
+        return look(interpreter, self.held_out, measures, sampling)
 
     def sampled(
         self, interpreter: Interpreter, truth: Mapping[str, Tensor]
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """Share of every factor that samples keep (see `kept_by_samples`), and how the network sees the samples."""
-        reader, parts = self.readers["reader"], list[dict[str, Tensor]]()
-        if not self.reconstruction:
-            pictures = [interpreter.reconstruct(images).cpu() for images in self._images()]
-            self.reconstruction = reader.read(torch.cat(pictures))
-        seen = self._seen(interpreter, lambda drawn: parts.append(reader.read(drawn.flatten(0, 1).cpu())))
-        read = {name: torch.cat([part[name] for part in parts]).view(-1, self.samples) for name in truth}
-        return kept_by_samples(read, truth, self.reconstruction), seen
+        kept = KeptFactors(self.readers["reader"], dict(truth), self.samples, self.seed)
+        seen = self._seen(interpreter, kept)
+        return seen["factors"], {name: seen[name] for name in SEEN}
 
     @torch.inference_mode()
     def probed(self, cut: Representation, truth: Mapping[str, Tensor]) -> dict[str, float]:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from invariances.autoencoder.posterior import DiagonalGaussian
+from invariances.features.stream import Features
 from invariances.interpreter import Interpreter
 from invariances.representation.representation import Representation
 
@@ -54,11 +55,18 @@ class Gaussian(nn.Module):
         self.matrix = nn.Parameter(torch.tensor(matrix))
         self.std = torch.tensor(std)
         self.latent_dim = len(matrix)
+        self.latent_shape = (self.latent_dim,)
         self.representation_shape = (len(matrix[0]),)
+
+    def embed(self, z):
+        return z @ self.matrix.T
 
     def forward(self, latent, z):
         log_det = -self.std.log().sum().expand(len(latent))
-        return (latent - z @ self.matrix.T) / self.std, log_det
+        return (latent - self.embed(z)) / self.std, log_det
+
+    def inverse(self, v, z=None, embedding=None):
+        return (self.embed(z) if embedding is None else embedding) + v * self.std
 
     def log_prob(self, latent, z):
         v, log_det = self(latent, z)
@@ -66,7 +74,7 @@ class Gaussian(nn.Module):
 
     def sample(self, z, n=1, temperature=1.0, generator=None):
         noise = torch.randn(len(z), n, self.latent_dim, generator=generator)
-        return (z @ self.matrix.T)[:, None] + temperature * noise * self.std
+        return self.embed(z)[:, None] + temperature * noise * self.std
 
 
 class Pictures:
@@ -83,6 +91,28 @@ class Pictures:
         return {"image": self.colours[index][:, None, None].expand(3, SIZE, SIZE)}
 
 
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("INVARIANCES_OFFLINE", "1")
+
+
+class Posteriors:
+    """Pictures' latents and representations as a source of features."""
+
+    def __init__(self, pictures, matrix):
+        self.n, self.mean = len(pictures), pictures.colours
+        self.z = self.mean @ torch.tensor(matrix).T
+
+    def shape(self, layer):
+        return tuple(self.z.shape[1:])
+
+    def batch(self, indices, layer):
+        mean = self.mean[indices]
+        return mean, torch.full_like(mean, -30.0), self.z[indices]
+
+
 IDENTITY = [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
 
 
@@ -91,6 +121,10 @@ def world():
     class World:
         identity = IDENTITY
         Colour, ColourCode, Gaussian, Pictures = Colour, ColourCode, Gaussian, Pictures
+
+        @staticmethod
+        def features(pictures, matrix=IDENTITY):
+            return Features(Posteriors(pictures, matrix), "fc")
 
         @staticmethod
         def interpreter(network, flow, shift=0.0):

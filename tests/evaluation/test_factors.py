@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from invariances.data.shapes import FACTORS, Shapes
-from invariances.evaluation.factors import kept_by_probe, kept_by_samples, reading_quality
+from invariances.evaluation.factors import KeptFactors, kept_by_probe, kept_by_samples, reading_quality
+from invariances.evaluation.looking import Sampling, look
 from invariances.system.errors import UserError
 from invariances.training.readers import fit_readers
 from invariances.zoo.factor_reader import (
@@ -22,30 +23,30 @@ from invariances.zoo.factor_reader import (
 N = 4000
 
 
-def world(seed: int, n: int = N) -> dict[str, Tensor]:
+def factors(seed: int, n: int = N) -> dict[str, Tensor]:
     return Shapes(n, seed=seed).factors(range(n))
 
 
-def repeated(factors: dict[str, Tensor], n: int) -> dict[str, Tensor]:
-    return {name: value[:, None].expand(-1, n) for name, value in factors.items()}
+def repeated(known: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    return {name: value[:, None].expand(-1, n) for name, value in known.items()}
 
 
-def perfect(factors: dict[str, Tensor], certainty: float = 30.0) -> Tensor:
-    out = targets(factors)
+def perfect(known: dict[str, Tensor], certainty: float = 30.0) -> Tensor:
+    out = targets(known)
     for name, factor in FACTORS.items():
         if factor.discrete:
-            out[:, SLICES[name]] = certainty * torch.nn.functional.one_hot(factors[name], 8).float()
+            out[:, SLICES[name]] = certainty * torch.nn.functional.one_hot(known[name], 8).float()
     return out
 
 
 def test_perfect_copies_keep_all() -> None:
-    truth = world(0)
+    truth = factors(0)
     assert kept_by_samples(repeated(truth, 3), truth, truth) == pytest.approx(dict.fromkeys(FACTORS, 1.0))
     assert kept_by_probe(perfect(truth), truth) == pytest.approx(dict.fromkeys(FACTORS, 1.0), abs=1e-5)
 
 
 def test_random_pictures_keep_nothing() -> None:
-    truth, other = world(0), world(1, 4 * N)
+    truth, other = factors(0), factors(1, 4 * N)
     samples = {name: value.view(N, 4) for name, value in other.items()}
     assert kept_by_samples(samples, truth, truth) == pytest.approx(dict.fromkeys(FACTORS, 0.0), abs=0.03)
     uninformed = torch.zeros(N, OUTPUTS)
@@ -79,7 +80,7 @@ def test_hues_known_up_to_an_arc(width: float) -> None:
     assert kept_by_samples({"foreground_hue": drawn}, truth, truth)["foreground_hue"] == pytest.approx(
         expected, abs=0.02
     )
-    every = world(2, 40_000) | {"foreground_hue": middle}
+    every = factors(2, 40_000) | {"foreground_hue": middle}
     outputs = targets(every)
     outputs[:, SLICES["foreground_hue"]] *= float(torch.sinc(torch.tensor(width)))
     assert kept_by_probe(outputs, truth)["foreground_hue"] == pytest.approx(expected, abs=0.02)
@@ -87,7 +88,7 @@ def test_hues_known_up_to_an_arc(width: float) -> None:
 
 def test_discrete_known_with_a_probability() -> None:
     """A layer that tells the kind in 60 % of pictures and nothing in the others keeps 0.6 of it."""
-    truth = world(3, 20_000)["shape"]
+    truth = factors(3, 20_000)["shape"]
     generator = torch.Generator().manual_seed(2)
     told = torch.rand(20_000, generator=generator) < 0.6
     guess = torch.randint(8, (20_000, 3), generator=generator)
@@ -101,7 +102,7 @@ def test_discrete_known_with_a_probability() -> None:
 
 
 def test_the_readers_errors_are_taken_out() -> None:
-    truth = world(4, 20_000)["texture"]
+    truth = factors(4, 20_000)["texture"]
     generator = torch.Generator().manual_seed(3)
 
     def misread(value: Tensor) -> Tensor:
@@ -114,7 +115,7 @@ def test_the_readers_errors_are_taken_out() -> None:
 
 
 def test_values_undo_targets() -> None:
-    truth = world(5, 200)
+    truth = factors(5, 200)
     read = values(perfect(truth))
     assert reading_quality(read, truth) == pytest.approx(dict.fromkeys(FACTORS, 1.0), abs=1e-6)
     for name, factor in FACTORS.items():
@@ -169,3 +170,26 @@ def test_a_reader_learns_what_its_input_tells_and_is_calibrated(tmp_path, optimi
     assert torch.equal(again(z["z"]), readers["z"](z["z"]))
     with pytest.raises(UserError, match="models build shapes"):
         load_readers(tmp_path / "none.safetensors")
+
+
+class RedReader:
+    """Reads a picture's red as its x, and whether it is above zero as its shape."""
+
+    def read(self, images: Tensor) -> dict[str, Tensor]:
+        red = images[:, 0].mean(dim=(1, 2))
+        return {"x": red, "shape": (red > 0).long()}
+
+
+def test_factors_in_a_pass_are_those_of_the_samples_with_intervals(world) -> None:
+    """A sampler with half of red's variance left open keeps half of it."""
+    flow = world.Gaussian([[0.5, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], [0.4 * math.sqrt(0.75), 0.0, 0.0])
+    pictures = world.Pictures(600)
+    pictures.colours[:, 0] = pictures.colours[:, 0].clamp(-0.9, 0.9)
+    red = pictures.colours[:, 0]
+    truth = {"x": red, "shape": (red > 0).long()}
+    interpreter = world.interpreter(world.identity, flow)
+    found = look(interpreter, pictures, [KeptFactors(RedReader(), truth, 3)], Sampling(3))
+    assert found["factors"]["x"] == pytest.approx(0.5, abs=0.06)
+    for name in truth:
+        low, high = found["factors_interval"][name]
+        assert low < found["factors"][name] < high < low + 0.3

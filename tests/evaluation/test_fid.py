@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from invariances.evaluation.fid import Distance, FeatureSpace, Vectors, feature_space, fid
+from invariances.evaluation.fid import FID, FeatureSpace, Moments, Vectors, feature_space, fid, frechet
+from invariances.evaluation.looking import Sampling, look
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 
@@ -41,19 +42,80 @@ def test_batches_do_not_matter(space):
     assert fid(space, real.split(7), other.split(1)) == pytest.approx(whole, rel=1e-5)
 
 
-def test_the_extractor_stays_in_eval_mode_and_out_of_its_owner():
+def test_it_equals_torch_fidelity_and_torchmetrics():
+    from torch_fidelity.metric_fid import fid_statistics_to_metric
+    from torchmetrics.image.fid import _compute_fid
+
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(16, 16, generator=generator).double()
+    real = torch.randn(500, 16, generator=generator).double() @ mixing + 0.5
+    other = torch.randn(300, 16, generator=generator).double() * 1.3
+    found = []
+    for rows in (real, other):
+        moments = Moments()
+        for part in rows.split(77):
+            moments.add(part)
+        found.append(moments.gaussian())
+    statistics = [{"mu": rows.mean(0).numpy(), "sigma": rows.T.cov().numpy()} for rows in (real, other)]
+    name = next(iter(fid_statistics_to_metric(*statistics, False)))
+    truth = float(fid_statistics_to_metric(*statistics, False)[name])
+    assert frechet(*found) == pytest.approx(truth, rel=1e-6)
+    assert frechet(*found) == pytest.approx(float(_compute_fid(*found[0], *found[1])), rel=1e-6)
+
+
+def test_a_set_against_itself_is_zero_and_never_below():
+    for count in (3, 40, 500):
+        moments = Moments()
+        moments.add(torch.randn(count, 64, generator=torch.Generator().manual_seed(count)) + 3)
+        assert 0 <= frechet(moments.gaussian(), moments.gaussian()) < 1e-9
+
+
+def test_the_extractor_stays_in_eval_mode_and_averages_places():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     network.preprocessing = {"size": 8}
     vectors = Vectors(Representation(network, "2"))
-    distance = Distance(FeatureSpace("maps", vectors))
-    distance.metric.train()
-    pictures = colours(16, 0)
-    distance.add(pictures, True)
-    distance.add(pictures[:8], False)
-    distance.add(pictures[8:], False)
-    assert distance.value() == pytest.approx(0, abs=1e-4)
+    pictures = torch.rand(16, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    parent = nn.ModuleList([vectors]).train()
+    assert fid(FeatureSpace("maps", vectors), [pictures], [pictures[:8], pictures[8:]]) < 1e-9
     assert vectors.num_features == 4
-    assert not any(each.training for each in vectors.representation.network.modules())
+    assert not any(each.training for each in parent[0].representation.network.modules())
+    eight = ((pictures + 1) * 127.5).round()
+    expected = vectors.representation(eight / 127.5 - 1).mean(dim=(2, 3))
+    assert torch.allclose(vectors(eight.to(torch.uint8)), expected, atol=1e-6)
+
+
+def test_samples_and_reconstructions_of_a_pass(world, space, monkeypatch):
+    """Reconstructions that are exact are at distance zero, samples that know nothing are not."""
+    interpreter = world.interpreter(world.identity, world.Gaussian([[0.0] * 3] * 3, [0.0] * 3))
+    for _ in range(2):
+        found = look(interpreter, world.Pictures(50), [FID(space, key="fifty")], Sampling(2))["fid"]
+        assert found["features"] == "colour"
+        assert found["pictures"] == 50
+        assert found["reconstructions"] == pytest.approx(0, abs=1e-6)
+        assert found["samples"] == pytest.approx(float(world.Pictures(50).colours.var(dim=0).sum()), rel=0.1)
+
+
+def test_moments_kept_for_other_pictures_are_not_taken(world, space):
+    interpreter = world.interpreter(world.identity, world.Gaussian(world.identity, [0.0] * 3))
+    for key, seed in (("a", 0), ("b", 1)):
+        found = look(interpreter, world.Pictures(50, seed), [FID(space, key=key)], Sampling(1))["fid"]
+        assert found["reconstructions"] == pytest.approx(0, abs=1e-6)
+
+
+def test_damaged_moments_are_measured_anew(world, space, tmp_path):
+    interpreter = world.interpreter(world.identity, world.Gaussian(world.identity, [0.0] * 3))
+    measure = FID(space, key="a")
+    measure.kept.parent.mkdir(parents=True)
+    measure.kept.write_bytes(b"no tensors")
+    found = look(interpreter, world.Pictures(50), [FID(space, key="a")], Sampling(1))["fid"]
+    assert found["reconstructions"] == pytest.approx(0, abs=1e-6)
+
+
+def test_one_picture_has_no_distance_but_a_reason(world, space):
+    interpreter = world.interpreter(world.identity, world.Gaussian(world.identity, [0.0] * 3))
+    found = look(interpreter, world.Pictures(1), [FID(space)], Sampling(1))["fid"]
+    assert found["samples"] is None
+    assert "two pictures" in found["samples_reason"]
 
 
 def test_fewer_than_two_pictures_have_no_distance(space):

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from invariances.evaluation.invariance import bits_per_dim, variance
+from invariances.evaluation.invariance import variance
+from invariances.evaluation.likelihood import bits_per_dim
 from invariances.features.stream import Features
 
 NOISE = 0.5
@@ -89,4 +90,5 @@ def test_the_posteriors_own_noise_counts(world):
 
 def test_a_single_picture_has_no_variance(world):
     found = variance(world.Gaussian(MATRIX, STD), Features(LinearGaussian(1), "z"))
-    assert math.isnan(found["variance_remaining"])
+    assert found["variance_remaining"] is None
+    assert found["variance_remaining_reason"] == "one picture has no variance"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from invariances.evaluation.invariance import bits_per_dim, variance
+from invariances.evaluation.invariance import variance
+from invariances.evaluation.likelihood import bits_per_dim
 from invariances.features.stream import Features
 from invariances.flow.config import EmbedderConfig, FlowConfig
 from invariances.flow.embedders.regression import RegressionEmbedder

@@ -1,0 +1,148 @@
+"""What do the tests notice? Thirty small faults, one after the other, each shown to the tests of its room.
+
+    python benchmarks/mutants.py                     # all
+    python benchmarks/mutants.py evaluation flow     # those of files whose path holds one of these words
+
+Each fault is made in a copy of the package; it is caught where a test fails. Prints those that were not, and the share.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A fault: in `file` of the package the text `right` becomes `wrong`; `tests` are to notice."""
+
+    file: str
+    right: str
+    wrong: str
+    tests: str
+
+
+EVALUATION = "tests/evaluation"
+FLOW = "tests/flow tests/laws/test_flow.py"
+MUTANTS = [
+    Mutant("evaluation/fid.py", ".mean(dim=2) if z.dim() > 2", ".amax(dim=2) if z.dim() > 2", EVALUATION),
+    Mutant("evaluation/fid.py", "(self.count - 1)", "self.count", EVALUATION),
+    Mutant("evaluation/fid.py", "max(0.0, float(distance))", "float(distance) - 1e-6", EVALUATION),
+    Mutant("evaluation/fid.py", "if drawn.column == 0:", "if True:", EVALUATION),
+    Mutant("evaluation/fid.py", "hash_of([space.key, key])", "hash_of([space.key])", EVALUATION),
+    Mutant("evaluation/looking.py", "if each.digest != digest), None", "), None", EVALUATION),
+    Mutant("evaluation/looking.py", 'seeded("samples", sampling.seed, index, column)', "None", EVALUATION),
+    Mutant("evaluation/looking.py", "sampling.temperature * torch", "torch", EVALUATION),
+    Mutant("evaluation/looking.py", 'generator=seeded("order", sampling.seed)', "", EVALUATION),
+    Mutant("evaluation/faithfulness.py", 'span if better == "higher" else -span', "span.abs()", EVALUATION),
+    Mutant("evaluation/faithfulness.py", "share: float = 1.0", "share: float = 0.9", EVALUATION),
+    Mutant("evaluation/invariance.py", "error - within / n", "error", EVALUATION),
+    Mutant("evaluation/invariance.py", "samples.var(dim=1)", "samples.var(dim=1, correction=0)", EVALUATION),
+    Mutant("evaluation/likelihood.py", "/ math.log(2)", "* math.log(2)", EVALUATION),
+    Mutant("evaluation/classes.py", "or representation.probabilities", "or True", EVALUATION),
+    Mutant("evaluation/bootstrap.py", "tail = (1 - LEVEL) / 2", "tail = 1 - LEVEL", EVALUATION),
+    Mutant("evaluation/factors.py", "(2 * means[:, 1])", "means[:, 1]", EVALUATION),
+    Mutant("interpreter.py", "images = images.clamp(-1, 1)", "pass", "tests/test_interpreter.py"),
+    Mutant("interpreter.py", "antialias=True", "antialias=False", "tests/test_interpreter.py"),
+    Mutant(
+        "interpreter.py",
+        "self.flow.inverse(v, z)",
+        "self.flow.inverse(v, z[:1])",
+        "tests/test_interpreter.py",
+    ),
+    Mutant("interpreter.py", "(0.5 * posterior.logvar)", "posterior.logvar", "tests/test_interpreter.py"),
+    Mutant("flow/couplings.py", "s.sum(dim=1)", "s.mean(dim=1)", FLOW),
+    Mutant(
+        "flow/couplings.py",
+        "torch.cat([b, a], dim=1), log_det_a",
+        "torch.cat([a, b], dim=1), log_det_a",
+        FLOW,
+    ),
+    Mutant("flow/layers.py", "1 / (std + 1e-6)", "1 / (std + 1e-1)", FLOW),
+    Mutant("flow/flow.py", "0.5 * self.latent_dim * math.log", "self.latent_dim * math.log", FLOW),
+    Mutant("flow/flow.py", "embedding.repeat_interleave(n, dim=0)", "embedding.repeat(n, 1)", FLOW),
+    Mutant(
+        "features/cache.py",
+        'number = "float32" if each.probabilities else dtype',
+        "number = dtype",
+        "tests/features",
+    ),
+    Mutant("features/cache.py", '*([] if precision == "32-true" else ["bfloat16"])', "", "tests/features"),
+    Mutant("features/stream.py", "torch.cat(places).argsort()", "torch.cat(places)", "tests/features"),
+    Mutant(
+        "data/datasets.py",
+        "[part, [int(index) for index in dataset.indices]]",
+        "[part, sorted(int(index) for index in dataset.indices)]",
+        "tests/features tests/data",
+    ),
+    Mutant("data/arrays.py", ".round_()", ".floor_()", "tests/data"),
+    Mutant("data/splitting.py", "int(share * 2**64)", "int(share * 2**63)", "tests/data"),
+    Mutant("data/images.py", "if random.random() < 0.5 else", "if random.random() < 0.1 else", "tests/data"),
+    Mutant("representation/preprocessing.py", "(x + 1) / 2", "x", "tests/representation"),
+    Mutant(
+        "representation/preprocessing.py",
+        "antialias=self.antialias and smooth",
+        "antialias=False",
+        "tests/representation",
+    ),
+]
+
+
+def caught(mutant: Mutant) -> bool:
+    """Whether a test fails on a copy of the package with this fault.
+
+    Raises:
+        SystemExit: The text that is to be changed is gone.
+    """
+    with tempfile.TemporaryDirectory() as place:
+        home = Path(place)
+        for name in ("invariances", "tests", "configs", "docs", "examples", "benchmarks"):
+            shutil.copytree(ROOT / name, home / name, ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "Makefile"):
+            shutil.copy(ROOT / name, home / name)
+        path = home / "invariances" / mutant.file
+        text = path.read_text(encoding="utf-8")
+        if mutant.right not in text:
+            raise SystemExit(f"{mutant.file} holds no {mutant.right!r} any more; bring the list up to date")
+        path.write_text(text.replace(mutant.right, mutant.wrong, 1), encoding="utf-8")
+        command = [sys.executable, "-m", "pytest", "-qx", "-m", "not slow", "-p", "no:cacheprovider"]
+        environment = {**os.environ, "PYTHONPATH": place}
+        try:
+            done = subprocess.run(
+                [*command, *mutant.tests.split()],
+                cwd=home,
+                env=environment,
+                capture_output=True,
+                timeout=SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return True
+        return done.returncode == 1
+
+
+def main(words: list[str]) -> None:
+    """Tries all mutants, or those of files whose path holds one of the words."""
+    chosen = [each for each in MUTANTS if not words or any(word in each.file for word in words)]
+    missed = 0
+    for number, mutant in enumerate(chosen, 1):
+        found = caught(mutant)
+        missed += not found
+        print(
+            f"{number}/{len(chosen)} {'caught' if found else 'MISSED'}  {mutant.file}: {mutant.wrong}",
+            flush=True,
+        )
+    share = 1 - missed / max(len(chosen), 1)
+    print(f"{len(chosen) - missed} of {len(chosen)} faults were caught: {100 * share:.0f} %")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
