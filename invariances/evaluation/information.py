@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from torch import Tensor
@@ -33,7 +34,7 @@ def violations(tables: Mapping[str, Table], order: Sequence[str], seed: int = 0)
         seed: of the bootstrap.
     """
     found = []
-    for before, after in zip(order, order[1:]):
+    for before, after in pairwise(order):
         apart = difference(tables[before], tables[after], seed)
         if apart.get("difference_interval", [0.0])[0] > 0:
             found.append({"layer": after, "above": before, **apart})

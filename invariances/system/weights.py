@@ -4,19 +4,48 @@ from __future__ import annotations
 
 import os
 import pickle
-import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from invariances.system.errors import UserError
+from invariances.system.state_names import beside, renamed
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "module")
-_PREFIXES = ("", "module.", "model.", "_orig_mod.", "module.model.", "model.module.", "network.", "net.")
-_DENSENET = re.compile(r"(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\..*)")
+_CONTAINERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "module",
+    "teacher",
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema_model",
+    "ema",
+    "params_ema",
+    "params",
+    "weights",
+    "backbone",
+    "encoder",
+    "student",
+)
+"""Under which keys a checkpoint may hold its state dict; the first that is there."""
+
+_MOST_MISSHAPED = 4
+
+
+class Filled(NamedTuple):
+    """A module with weights, the file's metadata, and the weights that the file lacks: they are NaN."""
+
+    module: nn.Module
+    metadata: dict[str, str]
+    lacking: tuple[str, ...]
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -47,7 +76,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
         raise _broken(path) from error
     except Exception as error:  # whatever broken bytes lead the unpickler to
         raise _broken(path) from error
-    return _tensors(loaded, path), {}
+    return state_dict_in(loaded, f"{str(path)!r}"), {}
 
 
 def _broken(path: Path) -> UserError:
@@ -66,16 +95,28 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _broken(path) from error
 
 
-def _tensors(loaded: Any, path: Path) -> dict[str, Tensor]:
+def state_dict_in(loaded: Any, source: str) -> dict[str, Tensor]:
+    """The tensors by name in what a checkpoint holds, from below its containers.
+
+    Raises:
+        UserError: there are none; says which keys there are.
+    """
+    outer = loaded
     while isinstance(loaded, Mapping):
         tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-        inner = next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
-        if inner is None:
+        inner = [key for key in _CONTAINERS if isinstance(loaded.get(key), Mapping)]
+        if not inner:
             if tensors:
                 return tensors
             break
-        loaded = inner
-    raise UserError(f"{str(path)!r} holds no state dict; save the network's state_dict().")
+        if len(inner) > 1:
+            rest = ", ".join(map(repr, inner[1:]))
+            print(f"{source}: took {inner[0]!r}; {rest} would be there too", file=sys.stderr)
+        loaded = loaded[inner[0]]
+    keys = (
+        _listed([str(key) for key in outer], "keys") if isinstance(outer, Mapping) else type(outer).__name__
+    )
+    raise UserError(f"{source} holds no state dict ({keys or 'nothing'}); save the network's state_dict().")
 
 
 def load_weights(
@@ -83,17 +124,20 @@ def load_weights(
     path: str | os.PathLike[str],
     title: str,
     rebuild: Callable[[int], nn.Module] | None = None,
-) -> tuple[nn.Module, dict[str, str]]:
-    """The module with the weights of a file, strictly, and the file's metadata.
+) -> Filled:
+    """The module with the weights of a file.
 
-    Prefixes that wrappers leave (`module.`, `model.`, …) are taken off; entries outside of the prefix, such as a loss
-    beside the model, are left out. Where only the number of classes differs, `rebuild(classes)` gives the module.
+    Prefixes that wrappers and trainers leave (`module.`, `model._orig_mod.`, `encoder_q.`, …) are taken off; entries
+    outside of the prefix, such as a loss beside the model, are left out. Where only the number of classes differs,
+    `rebuild(classes)` gives the module. Some of the network's weights may be missing, such as those of its head: they
+    become NaN, so that nothing that needs them goes unseen. What was done is said on stderr.
 
     Raises:
         UserError: for files that cannot be read (see `read_state_dict`) or that hold another architecture.
     """
     state, metadata = read_state_dict(path)
-    return fit_weights(module, state, f"{str(Path(path))!r}", title, rebuild), metadata
+    filled = fit_weights(module, state, f"{str(Path(path))!r}", title, rebuild)
+    return filled._replace(metadata=metadata)
 
 
 def fit_weights(
@@ -102,51 +146,64 @@ def fit_weights(
     source: str,
     title: str,
     rebuild: Callable[[int], nn.Module] | None = None,
-) -> nn.Module:
+) -> Filled:
     """`load_weights` for a state dict that is there already; `source` names it in errors."""
-    own = module.state_dict()
-    state = _renamed(state, own)
-    misshaped = [name for name in own if name in state and state[name].shape != own[name].shape]
-    classes = {state[name].shape[0] for name in misshaped if _same_but_rows(state[name], own[name])}
-    if rebuild is not None and len(classes) == 1 and len(misshaped) <= 4:
+    own = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    named, said, outside = renamed(state, own, source)
+    misshaped = [name for name in own if name in named and named[name].shape != own[name].shape]
+    classes = {named[name].shape[0] for name in misshaped if _same_but_rows(named[name], own[name])}
+    few = len(misshaped) <= _MOST_MISSHAPED
+    if rebuild is not None and len(classes) == 1 and few:
         resized = rebuild(*classes)
         if all(
-            state[name].shape == value.shape for name, value in resized.state_dict().items() if name in state
+            named[name].shape == value.shape for name, value in resized.state_dict().items() if name in named
         ):
             return fit_weights(resized, state, source, title)
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in own]
-    if missing or unexpected or misshaped:
-        shapes = [f"{n} {tuple(state[n].shape)} instead of {tuple(own[n].shape)}" for n in misshaped]
-        parts = [
-            _listed(missing, "missing"),
-            _listed(unexpected, "unexpected"),
-            _listed(shapes, "misshaped"),
-        ]
+    missing = [name for name in own if name not in named and not name.endswith("num_batches_tracked")]
+    other_heads = few and all(_same_but_rows(named[name], own[name]) for name in misshaped)
+    lacking = [*missing, *(misshaped if other_heads else [])]
+    unplaced = [name for name in named if name not in own]
+    unexpected = [name for name in unplaced if not beside(name, own, lacking)]
+    if unexpected or len(lacking) > len(own) / 2 or (misshaped and not other_heads):
+        shapes = [f"{n} {tuple(named[n].shape)} instead of {tuple(own[n].shape)}" for n in misshaped]
+        parts = [_listed(missing, "missing"), _listed(unplaced, "unexpected"), _listed(shapes, "misshaped")]
         raise UserError(
             f"{source} does not fit {title}, it is of another architecture: "
             f"{'; '.join(part for part in parts if part)}."
         )
-    floats = {name: value.to(own[name].dtype) for name, value in state.items()}
-    module.load_state_dict(floats, strict=False)  # names and shapes were compared above
-    return module
+    used = {name: named[name].to(own[name].dtype) for name in own if name in named and name not in lacking}
+    try:
+        module.load_state_dict(used, strict=False)  # names and shapes were compared above
+    except Exception as error:  # modules may load their entries in ways of their own
+        raise UserError(f"{source} cannot be loaded into {title}: {error}") from error
+    said += [_listed([*outside, *unplaced], "entries left out")] if outside or unplaced else []
+    unknown = _forget(own, lacking, used)
+    if unknown:
+        said.append(f"{_listed(unknown, 'missing')}, so layers that need them cannot be studied")
+    if said:
+        print(f"{source}: {'; '.join(said)}", file=sys.stderr)
+    return Filled(module, {}, tuple(unknown))
 
 
-def _renamed(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` without the prefix that makes most names fit, and with the names torchvision's DenseNets have now."""
+def _forget(own: Mapping[str, Tensor], lacking: Sequence[str], used: Mapping[str, Tensor]) -> list[str]:
+    """Fills with NaN what a file lacks and a network would make up; gives its names.
 
-    def stripped(prefix: str) -> dict[str, Tensor]:
-        return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
-
-    best = max(map(stripped, _PREFIXES), key=lambda names: len(own.keys() & names.keys()))
-    modern = {_DENSENET.sub(r"\1\2", name): value for name, value in best.items()}
-    return modern if len(own.keys() & modern.keys()) > len(own.keys() & best.keys()) else best
+    Whole numbers, such as tables of positions, are part of the architecture; tied weights came under another name.
+    """
+    there = {own[name].data_ptr() for name in used}
+    unknown = [
+        name for name in lacking if own[name].is_floating_point() and own[name].data_ptr() not in there
+    ]
+    with torch.no_grad():
+        for name in unknown:
+            own[name].fill_(float("nan"))
+    return unknown
 
 
 def _same_but_rows(mine: Tensor, theirs: Tensor) -> bool:
     return mine.dim() == theirs.dim() > 0 and mine.shape[1:] == theirs.shape[1:]
 
 
-def _listed(names: list[str], what: str, shown: int = 4) -> str:
+def _listed(names: Sequence[str], what: str, shown: int = 4) -> str:
     more = ", …" if len(names) > shown else ""
     return f"{len(names)} {what} ({', '.join(names[:shown])}{more})" if names else ""

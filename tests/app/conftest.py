@@ -118,7 +118,9 @@ def server(script, place):
 @pytest.fixture(scope="session")
 def browser():
     """A headless Chromium."""
-    sync = pytest.importorskip("playwright.sync_api", reason="browser tests need playwright: pip install playwright")
+    sync = pytest.importorskip(
+        "playwright.sync_api", reason="browser tests need playwright: pip install playwright"
+    )
     path = chromium()
     if path is None:
         pytest.skip("browser tests need a Chromium: apt-get install chromium")

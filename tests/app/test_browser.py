@@ -15,7 +15,9 @@ pytest.importorskip("av", reason="videos need PyAV: pip install 'invariances[app
 
 def shown(page):
     """All pictures of the page but the gallery's, as their addresses."""
-    return page.locator(".inv-row img, .inv-sum img, .inv-table img").evaluate_all("all => all.map(e => e.src)")
+    return page.locator(".inv-row img, .inv-sum img, .inv-table img").evaluate_all(
+        "all => all.map(e => e.src)"
+    )
 
 
 def click(page, name, **more):
@@ -145,7 +147,9 @@ def test_bad_clips_get_one_sentence(visit, content):
     bad = {"name": "../../x.mp4", "mimeType": "video/mp4", "buffer": content}
     page.locator(".st-key-own-clip input[type=file]").set_input_files(bad)
     click(page, "Translate")
-    page.get_by_text(re.compile("no video that can be read|holds no pictures|holds no frames")).wait_for(timeout=20_000)
+    page.get_by_text(re.compile("no video that can be read|holds no pictures|holds no frames")).wait_for(
+        timeout=20_000
+    )
     assert "Traceback" not in page.locator("body").inner_text()
 
 
