@@ -55,7 +55,7 @@ STATISTICS: dict[str, Statistic] = {
     "scaled_lower": lambda means: _scaled(means, -1.0),
 }
 """How numbers follow from means (R, k): the first; first / second; 1 − first / (2 second); share over chance of
-samples, ceiling and chance; samples, reconstructions and others on the scale where the others are 0 and reconstructions 1."""
+samples, ceiling and chance; samples, reconstructions and others on the scale where others are 0, reconstructions 1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from invariances.representation.layout import Layout, layout
 from invariances.representation.preprocessing import Preprocessing
-from invariances.representation.sources import Network
+from invariances.representation.network import Network
 from invariances.representation.taps import Extractor, Tap, calls_of
 from invariances.system.errors import UserError, nearest
 

@@ -39,7 +39,8 @@ from torch import Tensor, nn
 from invariances.representation.cuts import Cuts
 from invariances.representation.layout import TOKENS
 from invariances.representation.preprocessing import Preprocessing
-from invariances.representation.sources import Network, find, untrained
+from invariances.representation.network import Network
+from invariances.representation.sources import find, untrained
 from invariances.representation.taps import Tap
 from invariances.system.errors import UserError, nearest
 
