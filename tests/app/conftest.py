@@ -123,7 +123,10 @@ def browser():
     )
     path = chromium()
     if path is None:
-        pytest.skip("browser tests need a Chromium: apt-get install chromium")
+        told = "browser tests need a Chromium: apt-get install chromium"
+        if os.environ.get("INVARIANCES_BROWSER_TESTS") == "required":
+            pytest.fail(told)
+        pytest.skip(told)
     with sync.sync_playwright() as play:
         made = play.chromium.launch(
             executable_path=path, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
