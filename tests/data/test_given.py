@@ -92,6 +92,12 @@ def test_folders_files_and_their_order(tmp_path, fill):
     assert torch.equal(load_images([folder / "02.png", folder / "00.png"], 8), whole[[2, 0]])
 
 
+def test_resized_floats_stay_in_range():
+    edges = torch.ones(1, 3, 16, 16)
+    edges[..., :8] = -1
+    assert load_images(edges, 23).abs().max() == 1
+
+
 def test_grey_and_modes():
     grey = np.full((9, 9), 51, np.uint8)
     for given in (grey, grey[..., None], Image.fromarray(grey), Image.fromarray(grey).convert("P")):
