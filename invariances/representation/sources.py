@@ -51,7 +51,7 @@ from invariances.system.errors import UserError, nearest
 _HUB = re.compile(r"hf[-_]hub[:/](.+)")
 
 
-def find(network: str | nn.Module, weights: Any = None) -> Network:
+def find(network: Any, weights: Any = None) -> Network:
     """The network of a name, or a private copy of a module: frozen, in eval mode, with its weights.
 
     Args:
