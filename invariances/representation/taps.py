@@ -104,16 +104,19 @@ def _run_with_hooks(
 ) -> None:
     """Run the network with `note(name, output)` after each call of these modules, up to where a note is done."""
     handles = []
-    modules = dict(network.named_modules())
+    names, modules = list(dict.fromkeys(names)), dict(network.named_modules())
     with _HOOKS:
         try:
-            for name in dict.fromkeys(names):
+            for name in names:
 
                 def hook(module: nn.Module, arguments: Any, output: Any, name: str = name) -> None:
                     note(name, output)
 
-                handles.append(modules[name].register_forward_hook(hook))
-            network(inputs)
+                if not isinstance(modules[name], torch.jit.ScriptModule):  # which run as a whole, without hooks
+                    handles.append(modules[name].register_forward_hook(hook))
+            output = network(inputs)
+            if isinstance(network, torch.jit.ScriptModule) and "" in names:
+                note("", output)
         except _Done:
             pass
         finally:
@@ -151,9 +154,9 @@ class Extractor:
 
     def __call__(self, inputs: Tensor) -> list[Tensor]:
         """The outputs for network inputs (N, C, H, W)."""
-        channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
-        if not inputs.is_contiguous() and not (channels_last and self.takes_channels_last()):
-            inputs = inputs.contiguous()
+        if not inputs.is_contiguous():
+            channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
+            inputs = inputs if channels_last and self.takes_channels_last() else inputs.contiguous()
         return self._run(inputs)
 
     def takes_channels_last(self) -> bool:
