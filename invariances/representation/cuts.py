@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from invariances.data.arrays import check_values
+from invariances.representation.code import network_hash
 from invariances.representation.layout import Layout, layout
+from invariances.representation.network import Network, freeze
 from invariances.representation.preprocessing import Preprocessing
 from invariances.representation.network import Network
+from invariances.representation.probing import (
+    check_weights,
+    checked_function,
+    private_chance,
+    refusal,
+    taken_channels,
+)
 from invariances.representation.taps import Extractor, Tap, calls_of
 from invariances.system.errors import UserError, nearest
 
 
 class Cuts:
-    """What the representations of one network share: its calls, its extractors, the hash of its weights."""
+    """What the representations of one network share: its calls, its extractors, the hash of its weights.
 
-    def __init__(self, source: Network, preprocessing: Preprocessing) -> None:
+    Args:
+        source: the network.
+        preprocessing: from images to its inputs.
+        check: refuse layers that are no functions of the picture.
+    """
+
+    def __init__(self, source: Network, preprocessing: Preprocessing, check: bool = True) -> None:
         self.source, self.preprocessing = source, preprocessing
+        self.check: bool = check
         self._extractors: dict[tuple[Any, ...], Extractor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -33,34 +49,52 @@ class Cuts:
         """The frozen module."""
         return self.source.module
 
-    def _place(self) -> tuple[torch.device, torch.dtype]:
+    def place(self) -> tuple[torch.device, torch.dtype]:
+        """Device and dtype of the network."""
         for each in (*self.network.parameters(), *self.network.buffers()):
             if each.is_floating_point():
                 return each.device, each.dtype
         return torch.device("cpu"), torch.float32
 
-    def _probe(self) -> Tensor:
-        """Two fixed noise images as the network takes them."""
+    def _probe(self, channels: int) -> Tensor:
+        """Two fixed pictures as the network takes them: noise, and paler and brighter noise."""
         noise = torch.rand(2, 3, *self.preprocessing.shape, generator=torch.Generator().manual_seed(0))
-        device, dtype = self._place()
-        return self.preprocessing((noise * 2 - 1).to(device, dtype))
+        images = torch.stack([2 * noise[0] - 1, 0.3 * noise[1] + 0.5])
+        device, dtype = self.place()
+        return self.preprocessing(images.to(device, dtype), channels)
 
     @cached_property
-    def calls(self) -> dict[Tap, torch.Size | None]:
-        """Every call of every module, in order, with the shape that it gives for two images."""
-        try:
-            return calls_of(self.network, self._probe())
-        except Exception as error:  # whatever an arbitrary network raises
-            height, width = self.preprocessing.shape
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"{self.source.title} cannot be run on images of {height}×{width} pixels ({reason}); give the size "
-                "that it takes, as size=…, or another network."
-            ) from error
+    def _run_once(self) -> tuple[int, dict[Tap, Tensor | str]]:
+        """How many channels the network takes, and what each call of each module gives for two images."""
+        failed: Exception | None = None
+        for channels in taken_channels(self.network):
+            try:
+                with private_chance(self.place()[0]):
+                    return channels, calls_of(self.network, self._probe(channels))
+            except Exception as error:  # whatever an arbitrary network raises
+                failed = failed or error
+        assert failed is not None
+        raise refusal(self.network, self.source.title, self.preprocessing.shape, failed) from failed
+
+    @property
+    def calls(self) -> dict[Tap, Tensor | str]:
+        """Every call of every module, in order, with what it gives: a tensor without values, or a fault in words."""
+        return self._run_once[1]
+
+    @property
+    def channels(self) -> int:
+        """Of the images that the network takes: 3, or 1 or 4."""
+        first = taken_channels(self.network)
+        return first[0] if first == (3,) else self._run_once[0]
 
     def tap(self, module: str, call: int | None) -> Tap:
         """The tap of a module; its last call where `call` is None."""
         numbers = [tap.call for tap in self.calls if tap.module == module]
+        if not numbers and isinstance(self.network, torch.jit.ScriptModule):
+            raise UserError(
+                f"{self.source.title} is a TorchScript module, which runs as a whole and cannot be cut at {module!r}; "
+                "give the nn.Module that it was made from, or take 'input', 'logits' or 'softmax'."
+            )
         if not numbers:
             called = nearest(module, dict.fromkeys(tap.module for tap in self.calls if tap.module))
             raise UserError(
@@ -74,12 +108,14 @@ class Cuts:
 
     def layout(self, tap: Tap) -> Layout | str:
         """How the tap's output is read, or what is wrong with it."""
-        shape = self.calls[tap]
-        if shape is None:
-            return "gives no tensor"
+        given = self.calls[tap]
+        if isinstance(given, str):
+            return given
         extra = getattr(self.network, "num_prefix_tokens", None)
-        module = self.network.get_submodule(tap.module)
-        return layout(shape, 2, self.preprocessing.shape, module, extra if isinstance(extra, int) else None)
+        module = dict(self.network.named_modules())[tap.module]
+        return layout(
+            given.shape, 2, self.preprocessing.shape, module, extra if isinstance(extra, int) else None
+        )
 
     def arrange(self, tap: Tap, outputs: Mapping[Tap, Tensor], layer: str, token: str) -> Tensor:
         """The tap's raw output as a map or vector."""
@@ -90,32 +126,41 @@ class Cuts:
 
     def run(self, images: Tensor, taps: Iterable[Tap]) -> tuple[Tensor, dict[Tap, Tensor]]:
         """(network input, raw output of each tap)."""
-        device, dtype = self._place()
+        device, dtype = self.place()
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(
                 f"images are float tensors (N, 3, H, W) with values in [-1, 1], not {images.dtype} "
                 f"{tuple(images.shape)}; `invariances.load_images` makes them."
             )
-        inputs = self.preprocessing(images.to(device, dtype))
+        with suppress(RuntimeError):  # under vmap there are no values to look at
+            check_values(images.detach(), f"an image for {self.source.title}")
+        inputs = self.preprocessing(images.to(device, dtype), self.channels)
         taps = tuple(dict.fromkeys(taps))
         if not taps:
             return inputs, {}
-        self.network.eval().requires_grad_(False)  # whatever a parent did to it
+        freeze(self.network)  # whatever a parent did to it
         extractor = self._extractors.get((taps, device, dtype))
         if extractor is None:
             self._extractors = {
                 key: value for key, value in self._extractors.items() if key[1:] == (device, dtype)
             }
-            _ = self.calls  # says first where the network cannot run at all
-            extractor = self._extractors[taps, device, dtype] = Extractor(self.network, taps, self._probe())
+            extractor = self._extractors[taps, device, dtype] = self._extractor(taps, device)
         outputs = extractor(inputs.clone())  # a network may work on its input in place
         return inputs, dict(zip(taps, outputs, strict=True))
 
+    def _extractor(self, taps: tuple[Tap, ...], device: torch.device) -> Extractor:
+        """Checked on the probe."""
+        probe = self._probe(self._run_once[0])  # says first where the network cannot run at all
+        with private_chance(device):
+            extractor = Extractor(self.network, taps, probe)
+            axes = [None if isinstance(read := self.layout(tap), str) else read.batch_axis for tap in taps]
+            if self.source.lacking:
+                check_weights(extractor, probe, self.source)
+            if self.check:
+                checked_function(extractor, probe, axes, self.source.title)
+        return extractor
+
     @cached_property
     def weights_hash(self) -> str:
-        """Of the network's modules, and its parameters and buffers."""
-        digest = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(self.network)).encode())
-        for name, value in self.network.state_dict().items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        """Of the network's modules, their code, and its parameters and buffers."""
+        return network_hash(self.network)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +22,21 @@ class Layout:
         kind: 'vector' (N, C), 'first' (N, C, H, W), 'last' (N, H, W, C) or 'tokens' (N, T, C).
         extra: tokens before those of patches.
         grid: (height, width) in patches.
+        batch_axis: 1 where tokens are (T, N, C).
     """
 
     kind: str
     extra: int = 0
     grid: tuple[int, int] = (1, 1)
+    batch_axis: int = 0
 
     def arrange(self, raw: Tensor, token: str = "patch") -> Tensor:
-        """(N, C, H, W), or (N, C) where there is one cell, of a raw output; `token` as in Representation.
+        """(N, C, H, W), or (N, C) where there is one cell, of a raw output, as floats; `token` as in Representation.
 
         Raises:
             UserError: where the class token is asked for and there is none.
         """
+        raw = (raw.dequantize() if raw.is_quantized else raw).movedim(self.batch_axis, 0)
         if self.kind == "tokens" and token == "class":
             if not self.extra:
                 raise UserError(
@@ -46,7 +49,9 @@ class Layout:
             z = raw.movedim(3, 1) if self.kind == "last" else raw
         if z.dim() == 4 and z.shape[2:] == (1, 1):
             z = z.flatten(1)
-        return z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+        if z.is_complex():
+            z = torch.cat([z.real, z.imag], dim=1)
+        return z.float() if z.dtype not in (torch.float32, torch.float64) else z
 
 
 def layout(
@@ -61,6 +66,9 @@ def layout(
         module: that gave the output.
         extra: tokens before those of patches, where the network says so.
     """
+    if len(shape) == 3 and shape[0] != batch and shape[1] == batch:
+        turned = layout((shape[1], shape[0], shape[2]), batch, aspect, module, extra)
+        return turned if isinstance(turned, str) else replace(turned, batch_axis=1)
     if not shape or shape[0] != batch:
         return f"does not keep the batch (shape {tuple(shape)} for {batch} images)"
     if len(shape) == 2:

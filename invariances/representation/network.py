@@ -51,7 +51,8 @@ def freeze(module: nn.Module) -> None:
     """Eval mode, no gradients to weights; a module's own `train` and `eval` may return what they like."""
     module.eval()
     for each in module.parameters():
-        each.requires_grad_(False)
+        if each.requires_grad:  # asked, since the answer may not be changed inside of vmap
+            each.requires_grad_(False)
 
 
 def class_names_of(module: nn.Module) -> list[str] | None:

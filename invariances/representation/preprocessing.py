@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from invariances.system.errors import UserError, nearest
@@ -20,7 +21,7 @@ class Preprocessing:
 
     Args:
         size: side in pixels, or (height, width).
-        mean, std: of each channel, for values in [0, 1].
+        mean, std: of each channel that the network takes, for values in [0, 1].
         interpolation: nearest, bilinear or bicubic.
         antialias: smooth before making images smaller.
     """
@@ -36,10 +37,10 @@ class Preprocessing:
             raise UserError(
                 f"interpolation {self.interpolation!r} is unknown; use {nearest(self.interpolation, INTERPOLATIONS)}."
             )
-        if min(self.shape) < 1 or min(self.std) <= 0 or not {len(self.mean), len(self.std)} <= {1, 3}:
+        if min(self.shape) < 1 or min(self.std) <= 0 or not {len(self.mean), len(self.std)} <= {1, 3, 4}:
             raise UserError(
                 f"preprocessing to size {self.size} with mean {self.mean} and std {self.std} is impossible: give a "
-                "size of at least 1, and one or three means and positive standard deviations."
+                "size of at least 1, and a mean and a positive standard deviation for all channels or for each."
             )
 
     @property
@@ -47,8 +48,14 @@ class Preprocessing:
         """(height, width)."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """(resize((images + 1) / 2) - mean) / std: (N, 3, H, W) in [-1, 1] to network inputs; differentiable."""
+    def __call__(self, images: Tensor, channels: int = 3) -> Tensor:
+        """(resize((images + 1) / 2) - mean) / std: (N, 3, H, W) in [-1, 1] to network inputs; differentiable.
+
+        Args:
+            images: (N, 3, H, W) in [-1, 1].
+            channels: of the network: 1 gets the mean of red, green and blue, 4 an opaque alpha channel (1 in [0, 1])
+                besides. Of three means and deviations, a grey picture takes the means; alpha is left as it is.
+        """
         x = images
         if tuple(x.shape[-2:]) != self.shape:
             smooth = self.interpolation != "nearest"
@@ -59,8 +66,16 @@ class Preprocessing:
                 align_corners=False if smooth else None,
                 antialias=self.antialias and smooth,
             )
-        mean, std = (x.new_tensor(each).view(1, -1, 1, 1) for each in (self.mean, self.std))
-        return ((x + 1) / 2 - mean) / std
+        x = (x + 1) / 2
+        if channels == 1:
+            x = x.mean(1, keepdim=True)
+        elif channels == 4:
+            x = torch.cat([x, torch.ones_like(x[:, :1])], dim=1)
+        mean, std = (
+            x.new_tensor(_of_channels(given, channels, alone)).view(1, -1, 1, 1)
+            for given, alone in ((self.mean, 0.0), (self.std, 1.0))
+        )
+        return (x - mean) / std
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Preprocessing:
@@ -78,3 +93,16 @@ class Preprocessing:
                     tuple(float(v) for v in given) if isinstance(given, Sequence) else (float(given),)
                 )
         return cls(**values)
+
+
+def _of_channels(given: Sequence[float], channels: int, alone: float) -> list[float]:
+    """A mean or deviation for each channel of a network, or one for all; `alone` is what leaves alpha as it is."""
+    if len(given) in (1, channels):
+        return list(given)
+    if channels == 1:
+        return [sum(given) / len(given)]
+    if (len(given), channels) == (3, 4):
+        return [*given, alone]
+    raise UserError(
+        f"mean and std are given for {len(given)} channels, and the network takes {channels}; give one, or {channels}"
+    )

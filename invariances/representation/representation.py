@@ -18,8 +18,12 @@ What a layer gives becomes a map or a vector as follows (h : w is the aspect of 
 - (N, T, C) are tokens, T = extra + H·W with H : W = h : w. `token="patch"` (default) gives the map (N, C, H, W) of
   patch tokens, `token="class"` the vector of the first extra token. Extra tokens (class, distillation, registers) come
   first; their number is the network's `num_prefix_tokens`, else the first of 0, 1, 2, 5 that fits.
-- Of a tuple, list or mapping, the first tensor (of a mapping `logits` or `out`, if it has them).
+- (T, N, C), tokens before the batch, as inside of CLIP, likewise.
+- Of a tuple, list, mapping or dataclass, the first tensor (`logits` or `out`, if there are such).
+- Whole numbers and booleans become float32; complex channels two each, first all real, then all imaginary parts.
 - Anything else (5-d, windows in place of the batch, sequences) is an error.
+
+A network that takes grey images gets the mean of red, green and blue, one that takes four channels an opaque alpha.
 """
 
 from __future__ import annotations
@@ -27,9 +31,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
@@ -38,34 +41,12 @@ from torch import Tensor, nn
 
 from invariances.representation.cuts import Cuts
 from invariances.representation.layout import TOKENS
+from invariances.representation.naming import Place, name_of, place_of
 from invariances.representation.preprocessing import Preprocessing
-from invariances.representation.network import Network
 from invariances.representation.sources import find, untrained
-from invariances.representation.taps import Tap
+from invariances.representation.survey import Layer, layers_of
+from invariances.representation.taps import END, Tap
 from invariances.system.errors import UserError, nearest
-
-_VIRTUAL = ("input", "logits", "softmax")
-_END = Tap("")
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A line of `survey`: a name that Representation takes, the shape of z there, the module's class, its calls."""
-
-    name: str
-    shape: tuple[int, ...]
-    module: str = ""
-    calls: int = 1
-    aliases: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A layer's name understood: 'input', 'logits', 'softmax' or 'module', and which call of which module."""
-
-    kind: str
-    module: str = ""
-    call: int | None = None
 
 
 class Representation(nn.Module):
@@ -77,30 +58,35 @@ class Representation(nn.Module):
     Args:
         network: a name of torchvision, timm or `invariances models list`; any nn.Module that takes a batch of images;
             or another Representation, whose network (not a copy) and preprocessing are then used.
-        layer: as `named_modules` prints it, or `input`, `logits`, `softmax`, or a published short name; see above.
-        weights: safetensors file or checkpoint; "random" for an untrained network; None for the published weights.
+        layer: as `named_modules` prints it, or the module itself, or `input`, `logits`, `softmax`, or a published short
+            name; see above.
+        weights: safetensors file or checkpoint, or a state dict; torchvision's weights, or their name; "random" for an
+            untrained network; None for the published weights. A file may lack what stands behind the layer.
         size: side that images are resized to, or (height, width). This and what follows come from the network's own
             configuration where left out; a module without one gets ImageNet's (224, bilinear, antialias).
         mean, std: of each channel for values in [0, 1]; 0.5 and 0.5 leave images in [-1, 1].
         interpolation: nearest, bilinear or bicubic.
         antialias: smooth before making images smaller.
         token: 'patch' (default) for the map of a transformer's patch tokens, 'class' for its class token.
+        check: False to go on where the layer is no function of the picture: where two passes of one picture differ, or
+            a picture alone and beside another.
 
     Raises:
-        UserError: for unknown names and layers, weights that cannot be had or do not fit, and layers whose output is
-            neither map, vector nor tokens.
+        UserError: for unknown names and layers, weights that cannot be had or do not fit, layers whose output is
+            neither map, vector nor tokens, and layers that are no functions of the picture.
     """
 
     layer: str
     token: str
+    network: nn.Module
     _cuts: Cuts
-    _cut: _Cut
+    _place: Place
 
     def __init__(
         self,
         network: str | nn.Module,
-        layer: str,
-        weights: str | os.PathLike[str] | None = None,
+        layer: str | nn.Module,
+        weights: Any = None,
         *,
         size: int | Sequence[int] | None = None,
         mean: float | Sequence[float] | None = None,
@@ -108,9 +94,11 @@ class Representation(nn.Module):
         interpolation: str | None = None,
         antialias: bool | None = None,
         token: str | None = None,
+        check: bool | None = None,
     ) -> None:
         super().__init__()
-        self.token = token or "patch"
+        again = network if isinstance(network, Representation) else None
+        self.token = token or (again.token if again else "patch")
         if self.token not in TOKENS:
             raise UserError(f"token {token!r} is unknown; use {nearest(self.token, TOKENS)}.")
         options = {
@@ -121,21 +109,25 @@ class Representation(nn.Module):
             "antialias": antialias,
         }
         given = {key: value for key, value in options.items() if value is not None}
-        if isinstance(network, Representation):
-            if weights is not None:
-                raise UserError(
-                    "a Representation already has its weights; give a network's name to choose others."
-                )
-            cuts = network._cuts
-            if given:
-                cuts = Cuts(cuts.source, Preprocessing.of({**asdict(cuts.preprocessing), **given}))
+        name = name_of(layer, again.network if again else network)
+        if again and weights is not None:
+            raise UserError(
+                "a Representation already has its weights; give a network's name to choose others."
+            )
+        if again and not given and check in (None, again.check):
+            cuts = again._cuts
         else:
-            source = find(network, weights)
-            cuts = Cuts(source, Preprocessing.of({**asdict(source.preprocessing), **given}))
+            source = again._cuts.source if again else find(network, weights)
+            whole = Preprocessing.of(
+                {**asdict(again.preprocessing if again else source.preprocessing), **given}
+            )
+            cuts = Cuts(source, whole, check if check is not None else again.check if again else True)
         self._cuts = cuts
         self.network = cuts.network
-        self.layer = layer
-        self._cut = _find_layer(layer, cuts.source)
+        self._place = place_of(name, cuts.source)
+        self.layer = name
+        if cuts.source.lacking and self._place.kind != "input":
+            _ = self.shape  # says now, not after hours, where the layer needs what is missing
 
     @property
     def network_name(self) -> str:
@@ -146,6 +138,25 @@ class Representation(nn.Module):
     def preprocessing(self) -> Preprocessing:
         """Size, mean, std, interpolation and antialias."""
         return self._cuts.preprocessing
+
+    @property
+    def check(self) -> bool:
+        """Whether layers that are no functions of the picture are refused."""
+        return self._cuts.check
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is; images are brought there."""
+        return self._cuts.place()[0]
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the network's own output can be had: not where its file lacks the weights of its head."""
+        try:
+            self.at("logits").shape  # noqa: B018
+        except UserError:
+            return False
+        return True
 
     @property
     def class_names(self) -> list[str] | None:
@@ -161,7 +172,7 @@ class Representation(nn.Module):
     @property
     def probabilities(self) -> bool:
         """Whether z is the network's softmax."""
-        return self._cut.kind == "softmax"
+        return self._place.kind == "softmax"
 
     def forward(self, images: Tensor) -> Tensor:
         """The z of images (N, 3, H, W) in [-1, 1], of any size; the network runs no further than the layer."""
@@ -170,21 +181,21 @@ class Representation(nn.Module):
 
     def with_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(z, logits (N, classes)) in one pass."""
-        inputs, outputs = self._cuts.run(images, [*self._taps(), _END])
-        return self._read(inputs, outputs), self._cuts.arrange(_END, outputs, "logits", self.token)
+        inputs, outputs = self._cuts.run(images, [*self._taps(), END])
+        return self._read(inputs, outputs), self._cuts.arrange(END, outputs, "logits", self.token)
 
     def logits(self, images: Tensor) -> Tensor:
         """The network's output (N, classes) for images (N, 3, H, W) in [-1, 1]."""
-        return self._cuts.arrange(_END, self._cuts.run(images, [_END])[1], "logits", self.token)
+        return self._cuts.arrange(END, self._cuts.run(images, [END])[1], "logits", self.token)
 
     def _taps(self) -> list[Tap]:
-        if self._cut.kind == "module":
-            return [self._cuts.tap(self._cut.module, self._cut.call)]
-        return [] if self._cut.kind == "input" else [_END]
+        if self._place.kind == "module":
+            return [self._cuts.tap(self._place.module, self._place.call)]
+        return [] if self._place.kind == "input" else [END]
 
     def _read(self, inputs: Tensor, outputs: Mapping[Tap, Tensor]) -> Tensor:
         """The z in the raw outputs of a pass."""
-        if self._cut.kind == "input":
+        if self._place.kind == "input":
             return inputs
         (tap,) = self._taps()
         z = self._cuts.arrange(tap, outputs, self.layer, self.token)
@@ -194,15 +205,15 @@ class Representation(nn.Module):
         """Does nothing: the network stays in eval mode."""
         return self
 
-    def at(self, layer: str, token: str | None = None) -> Representation:
+    def at(self, layer: str | nn.Module, token: str | None = None) -> Representation:
         """The representation at another layer of the same network, which both share."""
-        return Representation(self, layer, token=token or self.token)
+        return Representation(self, layer, token=token)
 
     @staticmethod
     def many(
         network: str | nn.Module,
-        layers: Sequence[str],
-        weights: str | os.PathLike[str] | None = None,
+        layers: Sequence[str | nn.Module],
+        weights: Any = None,
         **options: Any,
     ) -> Representations:
         """Several layers of one network in one pass; arguments as for Representation."""
@@ -212,9 +223,7 @@ class Representation(nn.Module):
         return Representations([first, *(first.at(layer) for layer in layers[1:])])
 
     @staticmethod
-    def layers(
-        network: str | nn.Module, weights: str | os.PathLike[str] | None = None, **options: Any
-    ) -> dict[str, tuple[int, ...]]:
+    def layers(network: str | nn.Module, weights: Any = None, **options: Any) -> dict[str, tuple[int, ...]]:
         """Name -> shape of z without batch, of every layer that gives one, in the order of the forward pass.
 
         A network by name is built untrained, so that nothing is downloaded. Other arguments as for Representation.
@@ -223,8 +232,8 @@ class Representation(nn.Module):
         return {name: line.shape for line in lines for name in (line.name, *line.aliases)}
 
     def fingerprint(self) -> str:
-        """A hash of the network's modules and weights, the layer, and the preprocessing."""
-        values = [self._cuts.weights_hash, asdict(self._cut), self.token, asdict(self.preprocessing)]
+        """A hash of the network's modules (with their code, if it is your own) and weights, layer and preprocessing."""
+        values = [self._cuts.weights_hash, asdict(self._place), self.token, asdict(self.preprocessing)]
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def spec(self) -> dict[str, Any]:
@@ -236,6 +245,7 @@ class Representation(nn.Module):
             "weights": source.weights,
             "layer": self.layer,
             "token": self.token,
+            "check": self.check,
             "preprocessing": asdict(self.preprocessing),
         }
 
@@ -264,7 +274,8 @@ class Representation(nn.Module):
             )
         if weights is None and not isinstance(chosen, nn.Module):
             weights = spec["weights"]
-        return cls(chosen, spec["layer"], weights, token=spec["token"], **spec["preprocessing"])
+        options = {"token": spec["token"], "check": spec.get("check"), **spec["preprocessing"]}
+        return cls(chosen, spec["layer"], weights, **options)
 
     def __repr__(self) -> str:
         shape = f", z {self.__dict__['shape']}" if "shape" in self.__dict__ else ""
@@ -316,9 +327,9 @@ class Representations(nn.Module):
 
     def with_logits(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """({layer: z}, logits (N, classes)) in one pass."""
-        inputs, outputs = self._run(images, [_END])
+        inputs, outputs = self._run(images, [END])
         first = next(iter(self))
-        logits = first._cuts.arrange(_END, outputs, "logits", first.token)
+        logits = first._cuts.arrange(END, outputs, "logits", first.token)
         return {each.layer: each._read(inputs, outputs) for each in self}, logits
 
     def _run(self, images: Tensor, more: list[Tap]) -> tuple[Tensor, dict[Tap, Tensor]]:
@@ -326,46 +337,11 @@ class Representations(nn.Module):
         return next(iter(self))._cuts.run(images, [*taps, *more])
 
 
-def survey(
-    network: str | nn.Module, weights: str | os.PathLike[str] | None = None, **options: Any
-) -> list[Layer]:
+def survey(network: str | nn.Module, weights: Any = None, **options: Any) -> list[Layer]:
     """The layers of a network that Representation can take, in the order of the forward pass.
 
     Arguments as for `Representation.layers`.
     """
-    cuts = Representation(network, "input", weights or untrained(network), **options)._cuts
-    aliases: dict[str, list[str]] = {}
-    for alias, layer in cuts.source.aliases.items():
-        if alias != layer:
-            aliases.setdefault(layer, []).append(alias)
-    numbers = Counter(tap.module for tap in cuts.calls)
-    lines = [Layer("input", (3, *cuts.preprocessing.shape))]
-    for tap, shape in cuts.calls.items():
-        read = cuts.layout(tap)
-        if tap == _END or tap.call < numbers[tap.module] or shape is None or isinstance(read, str):
-            continue
-        z = read.arrange(torch.empty(shape, device="meta")).shape[1:]
-        kind = type(cuts.network.get_submodule(tap.module)).__name__
-        lines.append(Layer(tap.module, tuple(z), kind, tap.call, tuple(aliases.get(tap.module, ()))))
-    end, shape = cuts.layout(_END), cuts.calls[_END]
-    if shape is not None and not isinstance(end, str):
-        z = end.arrange(torch.empty(shape, device="meta")).shape[1:]
-        taken = {line.name for line in lines}
-        for name in ("logits", "softmax"):
-            if name not in taken:
-                lines.append(Layer(name, tuple(z), aliases=tuple(aliases.get(name, ()))))
-    return lines
-
-
-def _find_layer(layer: str, source: Network) -> _Cut:
-    modules = [name for name, _ in source.module.named_modules() if name]
-    wanted = layer if layer in modules else source.aliases.get(layer, layer)
-    if wanted in modules:
-        return _Cut("module", wanted)
-    if wanted in _VIRTUAL:
-        return _Cut(wanted)
-    base, _, call = wanted.partition("#")
-    if base in modules and call.isdecimal():
-        return _Cut("module", base, int(call))
-    names = nearest(layer, [*source.aliases, *_VIRTUAL, *modules])
-    raise UserError(f"layer {layer!r} is not in {source.name or source.title}; it has {names}.")
+    if weights is None and isinstance(network, str):
+        weights = untrained(network)
+    return layers_of(Representation(network, "input", weights, **options)._cuts)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
@@ -146,7 +147,8 @@ def _from_module(module: nn.Module, weights: Weights) -> Network:
     if any(each.is_meta for each in tensors):
         raise UserError(f"{title} is on the meta device, where weights have no values; load them first.")
     try:
-        module = copy.deepcopy(module)
+        with torch.no_grad():  # a copy of TorchScript's parameters would otherwise depend on them
+            module = copy.deepcopy(module)
     except Exception as error:
         raise UserError(
             f"the module {title} cannot be copied ({short(error)}), and a Representation works on a copy so that "

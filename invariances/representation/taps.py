@@ -3,17 +3,18 @@
 An `Extractor` is built once for a set of taps and checked on a probe: hooks say what a module returned, so a traced
 graph is kept only where it gives the same. That refuses graphs in which tracing fixed a branch, dropped an in-place
 operation, or mixed up two nodes of similar names. Both ways stop at the last tap, and hand out copies where the pass
-goes on, so that an in-place activation after a tap cannot change it.
+goes on, so that an in-place activation after a tap cannot change it. Inputs whose memory is laid out channels-last are
+faster in many networks; a network that objects, or answers otherwise, gets them as it takes them.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,10 +22,13 @@ from torch import Tensor, nn
 
 from invariances.system.errors import UserError
 
+_SAME = 1e-4
+"""Difference between a traced graph and the network: the same kernels in the same order."""
+
 _HOOKS = threading.RLock()  # hooks hang on a shared network, so passes with hooks take turns
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Tap:
     """The output of one call of one module: `module` as `named_modules` prints it, `call` from 1.
 
@@ -35,6 +39,10 @@ class Tap:
     call: int = 1
 
 
+END = Tap("")
+"""The network's own output."""
+
+
 class _Done(BaseException):
     """Ends a pass at its last tap. Not an Exception, so that no network's own `except` swallows it."""
 
@@ -43,6 +51,8 @@ def first_tensor(output: Any) -> Tensor | None:
     """The tensor in a module's output: itself, `logits` or `out` of a mapping, else the first one found."""
     if isinstance(output, Tensor):
         return output
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        output = {each.name: getattr(output, each.name) for each in dataclasses.fields(output)}
     if isinstance(output, Mapping):
         preferred = [output[key] for key in ("logits", "out") if key in output]
         return first_tensor([*preferred, *output.values()])
@@ -56,19 +66,37 @@ def _copied(output: Any) -> Tensor | None:
     return None if tensor is None else tensor.clone()
 
 
-def calls_of(network: nn.Module, inputs: Tensor) -> dict[Tap, torch.Size | None]:
-    """The shape that each call of each named module gives, in the order in which they end; None: no tensor."""
+def calls_of(network: nn.Module, inputs: Tensor) -> dict[Tap, Tensor | str]:
+    """What each call of each named module gives, in the order in which they end: a tensor without values, or a fault.
+
+    Faults are in words.
+    """
     calls: Counter[str] = Counter()
-    shapes: dict[Tap, torch.Size | None] = {}
+    found: dict[Tap, Tensor | str] = {}
 
     def note(name: str, output: Any) -> None:
         calls[name] += 1
-        tensor = first_tensor(output)
-        shapes[Tap(name, calls[name])] = None if tensor is None else tensor.shape
+        found[Tap(name, calls[name])] = _described(first_tensor(output))
 
     with torch.no_grad():
         _run_with_hooks(network, inputs, [name for name, _ in network.named_modules()], note)
-    return shapes
+    return found
+
+
+def _described(output: Tensor | None) -> Tensor | str:
+    """A tensor of the same shape and dtype on the meta device, or what keeps this one from being a representation."""
+    if output is None:
+        return "gives no tensor"
+    if output.is_nested:
+        return "gives a nested tensor, whose rows have sizes of their own"
+    if output.is_meta:
+        return "gives a tensor on the meta device, where nothing has values"
+    if output.layout != torch.strided:
+        return f"gives a sparse tensor of shape {tuple(output.shape)}"
+    if not output.numel():
+        return f"gives nothing: its shape is {tuple(output.shape)}"
+    dtype = torch.float32 if output.is_quantized else output.dtype
+    return torch.empty(output.shape, dtype=dtype, device="meta")
 
 
 def _run_with_hooks(
@@ -76,15 +104,19 @@ def _run_with_hooks(
 ) -> None:
     """Run the network with `note(name, output)` after each call of these modules, up to where a note is done."""
     handles = []
+    names, modules = list(dict.fromkeys(names)), dict(network.named_modules())
     with _HOOKS:
         try:
-            for name in dict.fromkeys(names):
+            for name in names:
 
                 def hook(module: nn.Module, arguments: Any, output: Any, name: str = name) -> None:
                     note(name, output)
 
-                handles.append(network.get_submodule(name).register_forward_hook(hook))
-            network(inputs)
+                if not isinstance(modules[name], torch.jit.ScriptModule):  # which run as a whole, without hooks
+                    handles.append(modules[name].register_forward_hook(hook))
+            output = network(inputs)
+            if isinstance(network, torch.jit.ScriptModule) and "" in names:
+                note("", output)
         except _Done:
             pass
         finally:
@@ -107,10 +139,12 @@ class Extractor:
     def __init__(self, network: nn.Module, taps: Sequence[Tap], probe: Tensor) -> None:
         self.network, self.taps = network, tuple(taps)
         self._graph: nn.Module | None = None
+        self._probe = probe
+        self._channels_last: bool | None = None
         with torch.no_grad():
-            truth = self._by_hooks(probe)
+            truth = self.by_hooks(probe)
             graph = _trace(network, self.taps)
-            if graph is not None and _agrees(graph, probe, truth):
+            if graph is not None and _agrees(lambda inputs: _in_order(graph(inputs)), probe, truth, _SAME):
                 self._graph = graph
 
     @property
@@ -119,12 +153,28 @@ class Extractor:
         return "hooks" if self._graph is None else "graph"
 
     def __call__(self, inputs: Tensor) -> list[Tensor]:
-        """The outputs for network inputs (N, 3, H, W)."""
+        """The outputs for network inputs (N, C, H, W)."""
+        if not inputs.is_contiguous():
+            channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
+            inputs = inputs if channels_last and self.takes_channels_last() else inputs.contiguous()
+        return self._run(inputs)
+
+    def takes_channels_last(self) -> bool:
+        """Whether the network answers as it should where its input's memory is laid out channels-last; tried once."""
+        if self._channels_last is None:
+            with torch.no_grad():
+                turned = self._probe.contiguous(memory_format=torch.channels_last)
+                truth = self._run(self._probe.clone())
+                self._channels_last = _agrees(self._run, turned.clone(), truth, max(map(tolerance, truth)))
+        return self._channels_last
+
+    def _run(self, inputs: Tensor) -> list[Tensor]:
         if self._graph is None:
-            return self._by_hooks(inputs)
+            return self.by_hooks(inputs)
         return _in_order(self._graph(inputs))
 
-    def _by_hooks(self, inputs: Tensor) -> list[Tensor]:
+    def by_hooks(self, inputs: Tensor) -> list[Tensor]:
+        """The outputs as hooks see them, whether or not there is a graph."""
         found: dict[Tap, Tensor | None] = {}
         calls: Counter[str] = Counter()
 
@@ -200,15 +250,33 @@ def _in_order(outputs: Mapping[str, Tensor]) -> list[Tensor]:
     return [outputs[str(number)] for number in range(len(outputs))]
 
 
-def _agrees(graph: nn.Module, probe: Tensor, truth: Sequence[Tensor]) -> bool:
+def _agrees(
+    run: Callable[[Tensor], list[Tensor]], inputs: Tensor, truth: Sequence[Tensor], most: float
+) -> bool:
+    """Whether a way to run the network gives the truth, with differences of at most `most`."""
     try:
-        outputs = _in_order(graph(probe))
-    except Exception:  # a graph that fails where the network did not
+        outputs = run(inputs)
+    except Exception:  # a way that fails where the network did not
         return False
-    return all(map(_close, outputs, truth))
+    return all(
+        mine.shape == true.shape and difference(mine, true) <= most
+        for mine, true in zip(outputs, truth, strict=True)
+    )
 
 
-def _close(mine: Tensor, true: Tensor) -> bool:
-    if mine.shape != true.shape:
-        return False
-    return bool(((mine - true).abs() <= 1e-4 * true.abs().max()).all()) if true.numel() else True
+def difference(mine: Tensor, true: Tensor) -> float:
+    """The largest |mine - true| as a share of the largest |true|; NaN where one of them has NaN."""
+    mine, true = (
+        (each.dequantize() if each.is_quantized else each).detach().to(torch.complex64)
+        for each in (mine, true)
+    )
+    if not true.numel():
+        return 0.0
+    largest, apart = float(true.abs().max()), float((mine - true).abs().max())
+    return apart / largest if largest or apart != apart else float(apart > 0)
+
+
+def tolerance(output: Tensor) -> float:
+    """The difference that is no matter: other kernels and batches round otherwise, and features are kept as float16."""
+    coarse = output.dtype in (torch.float16, torch.bfloat16) or output.is_quantized
+    return 2e-2 if coarse or output.device.type != "cpu" else 1e-3

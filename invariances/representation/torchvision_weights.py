@@ -31,7 +31,7 @@ def published_entry(weights: str, name: str | None = None) -> Any:
 
     own = models.get_model_weights(name) if name else None
     written = _ENUM.fullmatch(weights)
-    if not written:
+    if not written or Path(weights).is_file():
         return own.__members__.get(weights) if own else None
     found = own if own and own.__name__ == written[1] else None
     if found is None:

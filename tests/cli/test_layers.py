@@ -6,7 +6,7 @@ import pytest
 
 from invariances.cli.layers import table
 from invariances.cli.main import main
-from invariances.representation.representation import Layer
+from invariances.representation.survey import Layer
 
 
 def run(capsys, *arguments):
