@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from invariances.autoencoder.posterior import DiagonalGaussian
@@ -17,7 +18,7 @@ from invariances.system.errors import UserError
 from invariances.system.weights import read_state_dict
 
 NOISE = 0.05
-"""Standard deviation of the posterior, in units of latents whose own is about 1."""
+"""Standard deviation of the posterior."""
 _WIDTH, _BLOCKS, _BOUND = 64, 3, 3.0
 _MIDDLE, _GROUPS = 256, 4
 
@@ -62,19 +63,18 @@ class Block(nn.Module):
 class TinyAutoencoder(nn.Module):
     """The architecture of TAESD (1.2 M parameters a side), and of TAEF2, whose middle blocks see all places.
 
-    Both ways are fully convolutional: (N, 3, H, W) to (N, C, H/8, W/8). Latents are divided by `scale`, so that their
-    deviation is about 1; the posterior's is `NOISE`. Source: Ollin Boer Bohan, "TAESD", github.com/madebyollin/taesd.
+    Both ways are fully convolutional: (N, 3, H, W) to (N, C, H/8, W/8). The latents' deviation is about 1; the
+    posterior's is `NOISE`. Source: Ollin Boer Bohan, "TAESD", github.com/madebyollin/taesd.
 
     Args:
         channels: C: 4 (taesd, taesdxl), 16 (taef1), 32 (taef2).
         pooled: Middle blocks see all places (taef2).
         size: Usual side of the pictures, a multiple of 8; others are encoded and decoded as well.
-        scale: Of raw latents.
     """
 
-    def __init__(self, channels: int, pooled: bool = False, size: int = 64, scale: float = 1.0) -> None:
+    def __init__(self, channels: int, pooled: bool = False, size: int = 64) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {"channels": channels, "pooled": pooled, "size": size, "scale": scale}
+        self.config: dict[str, Any] = {"channels": channels, "pooled": pooled, "size": size}
         self.encoder = nn.Sequential(*_encoder(channels, pooled))
         self.decoder = nn.Sequential(*_decoder(channels, pooled))
         self.to(memory_format=torch.channels_last)
@@ -106,12 +106,12 @@ class TinyAutoencoder(nn.Module):
                 f"pictures of {images.shape[-2]} × {images.shape[-1]} pixels cannot be encoded; sides must be "
                 f"multiples of {FACTOR}"
             )
-        mean = self.encoder((images + 1) / 2).float() / self.config["scale"]
+        mean = self.encoder((images + 1) / 2).float()
         return DiagonalGaussian(mean, torch.full_like(mean, 2 * math.log(NOISE)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) in [-1, 1] of latents (N, C, H/8, W/8)."""
-        pictures: Tensor = self.decoder(latents * self.config["scale"])
+        pictures: Tensor = self.decoder(latents)
         return (2 * pictures - 1).clamp(-1, 1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -123,19 +123,17 @@ class TinyAutoencoder(nn.Module):
         return weights_hash(self.config, self.state_dict())
 
     @classmethod
-    def from_file(
-        cls, path: str | os.PathLike[str], size: int = 64, scale: float = 1.0
-    ) -> TinyAutoencoder:
+    def from_file(cls, path: str | os.PathLike[str], size: int = 64) -> TinyAutoencoder:
         """From a published file, with the author's names (`encoder.1.conv.0.weight`) or those of diffusers.
 
         Raises:
             UserError: The file cannot be read, or holds another architecture.
         """
         state = _own_names(read_state_dict(path)[0])
-        last = next((state[f"decoder.1.{kind}"] for kind in ("weight",) if f"decoder.1.{kind}" in state), None)
-        if last is None or last.dim() != 4:
+        first = state.get("decoder.1.weight")
+        if first is None or first.dim() != 4:
             raise UserError(f"{str(path)!r} holds no tiny autoencoder (taesd, taesdxl, taef1, taef2)")
-        model = cls(last.shape[1], any(".pool." in name for name in state), size, scale)
+        model = cls(first.shape[1], any(".pool." in name for name in state), size)
         try:
             model.load_state_dict({name: each.float() for name, each in state.items()})
         except RuntimeError as error:
@@ -144,6 +142,16 @@ class TinyAutoencoder(nn.Module):
                 f"{str(error).splitlines()[-1].strip()}"
             ) from None
         return model.eval().requires_grad_(False)
+
+
+def is_tiny(path: str | os.PathLike[str]) -> bool:
+    """Whether a safetensors file has the tensors of a published tiny autoencoder, and says nothing of ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            names, said = set(file.keys()), file.metadata() or {}
+    except (SafetensorError, OSError):
+        return False
+    return "architecture" not in said and bool({"decoder.1.weight", "decoder.layers.0.weight"} & names)
 
 
 def _own_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

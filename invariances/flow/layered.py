@@ -95,7 +95,9 @@ class LayeredFlow(nn.Module):
             flow.load_state_dict(state)
         except (KeyError, TypeError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
-            raise UserError(f"the flow's weights do not fit its description ({reason}); train again") from None
+            raise UserError(
+                f"the flow's weights do not fit its description ({reason}); train again"
+            ) from None
         return flow
 
     def loss(
@@ -112,4 +114,3 @@ class LayeredFlow(nn.Module):
         for layer, (places, representations) in told.items():
             e = e.index_copy(0, places, self.embedder(layer)(representations).to(e.dtype))
         return self.transform.loss(latents, e, generator)
-

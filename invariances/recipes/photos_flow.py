@@ -63,17 +63,16 @@ def latents_of(autoencoder: SpatialAutoencoder, pictures: Tensor, path: Path) ->
     """The means (2, N, C, h, w) of photos and of their mirror images, float16, computed once and mapped from disk."""
     shape = (2, len(pictures), *autoencoder.latent_shape)
     if not path.is_file():
-        with atomic(path) as draft:
-            with draft.open("wb") as file:
-                header = {"descr": "<f2", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-                for mirrored in (False, True):
-                    parts = tqdm(pictures.split(128), desc="latents", unit="batch", file=sys.stderr)
-                    for part in parts:
-                        images = from_uint8(part.flip(2) if mirrored else part)
-                        with torch.autocast("cpu", torch.bfloat16):
-                            means = autoencoder.encode(images).mode()
-                        file.write(means.half().contiguous().numpy().tobytes())
+        with atomic(path) as draft, draft.open("wb") as file:
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for mirrored in (False, True):
+                parts = tqdm(pictures.split(128), desc="latents", unit="batch", file=sys.stderr)
+                for part in parts:
+                    images = from_uint8(part.flip(2) if mirrored else part)
+                    with torch.autocast("cpu", torch.bfloat16):
+                        means = autoencoder.encode(images).mode()
+                    file.write(means.half().contiguous().numpy().tobytes())
     found: np.ndarray[Any, Any] = np.load(path, mmap_mode="r")
     if found.shape != shape:
         raise ValueError(f"{path} holds latents of shape {found.shape}, not {shape}; remove it")

@@ -84,7 +84,9 @@ def train_layered(flow: LayeredFlow, data: Batches, held_out: Batches, run: Laye
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             if sitting.step == first + _MEASURED:
                 left = (time.monotonic() - started) / _MEASURED * (run.steps - sitting.step) / 60
-                tqdm.write(f"{run.steps - sitting.step} steps are left: about {left:.0f} minutes", file=sys.stderr)
+                tqdm.write(
+                    f"{run.steps - sitting.step} steps are left: about {left:.0f} minutes", file=sys.stderr
+                )
             if sitting.step % run.metrics_every == 0:
                 sitting.report(held_out)
             if time.monotonic() - saved > 60 * run.checkpoint_minutes:

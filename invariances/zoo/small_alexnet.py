@@ -112,5 +112,3 @@ class Head(nn.Module):
         hidden = self.relu6(self.fc6(self.dropout(x)))
         logits: Tensor = self.fc8(self.relu7(self.fc7(self.dropout(hidden))))
         return logits
-
-

@@ -92,7 +92,9 @@ def save_classifier(
         dtype: of the floating-point weights in the file.
         notes: JSON-able facts kept beside the architecture (a test accuracy, a recipe).
     """
-    return save_network(path, {"name": type(network).__name__, **network.config}, network.state_dict(), dtype, notes)
+    return save_network(
+        path, {"name": type(network).__name__, **network.config}, network.state_dict(), dtype, notes
+    )
 
 
 def load_classifier(path: str | Path) -> SmallResNet | SmallAlexNet:
