@@ -8,15 +8,17 @@ from pathlib import Path
 import torch
 
 from invariances.autoencoder.spatial import SpatialAutoencoder
+from invariances.autoencoder.tiny import TinyAutoencoder
 from invariances.autoencoder.vae import VAE
 from invariances.system.errors import UserError
 from invariances.system.network_file import read_network, save_network
 
-KINDS: dict[str, type[VAE] | type[SpatialAutoencoder]] = {"vae": VAE, "spatial": SpatialAutoencoder}
+Own = VAE | SpatialAutoencoder | TinyAutoencoder
+KINDS: dict[str, type[Own]] = {"vae": VAE, "spatial": SpatialAutoencoder, "tiny": TinyAutoencoder}
 
 
 def save_autoencoder(
-    autoencoder: VAE | SpatialAutoencoder,
+    autoencoder: Own,
     path: str | os.PathLike[str],
     dtype: torch.dtype = torch.float32,
 ) -> Path:
@@ -38,7 +40,7 @@ def save_autoencoder(
     return save_network(path, {"name": kind, **autoencoder.config}, autoencoder.state_dict(), dtype)
 
 
-def load_saved(path: str | os.PathLike[str]) -> VAE | SpatialAutoencoder:
+def load_saved(path: str | os.PathLike[str]) -> Own:
     """The autoencoder in a file of `save_autoencoder`, float32, frozen, in eval mode.
 
     Raises:

@@ -9,8 +9,10 @@ from invariances.system.checks import choice, number
 from invariances.system.errors import UserError
 
 EmbedderKind = Literal["published", "regression"]
-TransformKind = Literal["couplings", "continuous"]
+TransformKind = Literal["couplings", "continuous", "maps"]
 
+HEADS = 4
+"""Of attention, over maps."""
 _MOST_BLOCKS, _MOST_WIDTH, _MOST_DEPTH = 1000, 65_536, 100
 
 
@@ -42,8 +44,10 @@ class FlowConfig:
 
     Args:
         transform: "couplings" as published, or "continuous", a differential equation learned by flow matching: given
-            100,000 pictures or more and long runs it draws what a layer shows faintly; it samples more slowly.
-        blocks: Of the chain of couplings, or residual blocks of the continuous transform's velocity.
+            100,000 pictures or more and long runs it draws what a layer shows faintly; it samples more slowly. "maps"
+            is the same over latents that are maps (C, H, W), with a transformer and an embedder of its own, whatever
+            `embedder` and `depth` say.
+        blocks: Of the chain of couplings, or blocks of a continuous transform's velocity.
         width: Of their hidden layers.
         depth: Hidden layers of each after its first.
         embedder: What reads the representation.
@@ -59,6 +63,8 @@ class FlowConfig:
         choice("flow.transform", self.transform, TransformKind)
         number("flow.blocks", self.blocks, 1, _MOST_BLOCKS + 1, whole=True)
         number("flow.width", self.width, 1, _MOST_WIDTH + 1, whole=True)
+        if self.transform == "maps" and self.width % HEADS:
+            raise UserError(f"flow.width is {self.width}; over maps it must be a multiple of {HEADS}")
         number("flow.depth", self.depth, 0, _MOST_DEPTH + 1, whole=True)
         if not isinstance(self.embedder, EmbedderConfig):
             raise UserError(
@@ -79,3 +85,8 @@ class FlowConfig:
     def hours(cls) -> FlowConfig:
         """For 100,000 pictures or more and an hour of two cores: a continuous flow, 4 blocks of width 384."""
         return cls("continuous", 4, 384, 1, EmbedderConfig("regression", width=32))
+
+    @classmethod
+    def maps(cls) -> FlowConfig:
+        """For latents that are maps, 50,000 pictures or more and many hours of a core: 6 blocks of width 192."""
+        return cls("maps", 6, 192)

@@ -15,9 +15,12 @@ from invariances.flow.config import EmbedderConfig, FlowConfig
 from invariances.flow.continuous import Continuous
 from invariances.flow.couplings import Couplings, Permutation
 from invariances.flow.embedders.embedder import Embedder, NoEmbedder
+from invariances.flow.embedders.maps import MapEmbedder
 from invariances.flow.embedders.published import PublishedEmbedder
 from invariances.flow.embedders.regression import RegressionEmbedder
 from invariances.flow.layers import ActNorm
+from invariances.flow.map_velocity import grid_of
+from invariances.flow.maps import Maps
 from invariances.flow.transform import Transform
 from invariances.system.errors import UserError
 
@@ -28,6 +31,7 @@ EMBEDDERS: dict[str, Callable[[EmbedderConfig, Sequence[int], int, bool], Embedd
 TRANSFORMS: dict[str, Callable[[FlowConfig, Sequence[int], int], Transform]] = {
     "couplings": Couplings,
     "continuous": Continuous,
+    "maps": Maps,
 }
 
 
@@ -65,13 +69,24 @@ class ConditionalFlow(nn.Module):
         self.config, self.probabilities = config, bool(probabilities)
         self.latent_shape = _latent_shape(latent_shape)
         self.latent_dim = math.prod(self.latent_shape)
+        if config.transform == "maps" and len(self.latent_shape) != 3:
+            raise UserError(
+                f"flow.transform 'maps' needs latents that are maps (C, H, W), and these are {self.latent_shape}; "
+                "take an autoencoder of such (photos64_ae, taef2), or another transform"
+            )
         self.representation_shape = _representation_shape(representation_shape)
         shape = self.representation_shape
         self.embedder: Embedder = NoEmbedder()
         if shape:
-            make = EMBEDDERS[config.embedder.kind]
-            self.embedder = make(config.embedder, shape, self.latent_dim, self.probabilities)
+            self.embedder = self._embedder()
         self.transform = TRANSFORMS[config.transform](config, self.latent_shape, self.embedder.outputs)
+
+    def _embedder(self) -> Embedder:
+        config, shape = self.config, self.representation_shape
+        if config.transform == "maps":
+            return MapEmbedder(shape, config.width, grid_of(*self.latent_shape[1:]), self.probabilities)
+        make = EMBEDDERS[config.embedder.kind]
+        return make(config.embedder, shape, self.latent_dim, self.probabilities)
 
     def forward(
         self, latent: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,10 @@ def load(name: str, progress: bool = True) -> nn.Module:
         return _load_shipped(name, found)
     from invariances.system.weights import read_state_dict
 
+    if found.get("architecture", {}).get("name") == "tiny":
+        from invariances.autoencoder.tiny import TinyAutoencoder
+
+        return TinyAutoencoder.from_file(fetch(name, progress))
     module = build(name)
     if found["kind"] == "perceptual":
         backbone, _ = read_state_dict(fetch(found["architecture"]["backbone"], progress))
@@ -128,6 +133,12 @@ def _biggan(**architecture: Any) -> nn.Module:
     return BigGAN(**architecture)
 
 
+def _tiny(**architecture: Any) -> nn.Module:
+    from invariances.autoencoder.tiny import TinyAutoencoder
+
+    return TinyAutoencoder(**architecture)
+
+
 def _dequantiser(**architecture: Any) -> nn.Module:
     from invariances.autoencoder.dequantiser import Dequantiser
 
@@ -155,6 +166,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "bigae": _bigae,
     "biggan": _biggan,
     "dequantiser": _dequantiser,
+    "tiny": _tiny,
     "lpips": _lpips,
     **{name: _torchvision(name) for name in ("alexnet", "resnet50", "resnet101", "vgg16")},
 }
@@ -163,11 +175,11 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 def load_autoencoder(path: str | os.PathLike[str]) -> nn.Module:
     """The autoencoder at `path`, or of that name in the zoo: frozen, float32, in eval mode.
 
-    It has `latent_dim`, `image_size`, `encode(images)` -> posterior, `decode(latents)` -> images in [-1, 1], and
-    `fingerprint()`.
+    What it has, `invariances.autoencoder.interface.Autoencoder` says.
 
     Args:
-        path: a file or folder of `fit-autoencoder`, or a name that `invariances models list` shows.
+        path: a file or folder of `fit-autoencoder`, a published file of taesd or taef2, a name that `invariances models
+            list` shows, or `pixels`, of 64 or (`pixels32`) any other side.
 
     Raises:
         UserError: there is no such file or name, or the file is damaged or of another kind.
@@ -177,7 +189,13 @@ def load_autoencoder(path: str | os.PathLike[str]) -> nn.Module:
         place = place / "autoencoder.safetensors"
     if place.exists() or place.suffix or len(place.parts) > 1:
         from invariances.autoencoder.storage import load_saved
+        from invariances.autoencoder.tiny import TinyAutoencoder, is_tiny
 
-        return load_saved(place)
+        return TinyAutoencoder.from_file(place) if is_tiny(place) else load_saved(place)
+    pixels = re.fullmatch(r"pixels(\d*)", str(path))
+    if pixels:
+        from invariances.autoencoder.pixels import Pixels
+
+        return Pixels(int(pixels[1] or 64)).eval()
     autoencoder: nn.Module = load(str(path))
     return autoencoder

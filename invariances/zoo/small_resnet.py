@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from invariances.flow.residual_block import ResidualBlock
 from invariances.system.errors import UserError
 from invariances.system.network_file import read_network, save_network
+from invariances.zoo.small_alexnet import SmallAlexNet
 
 if TYPE_CHECKING:
     pass
@@ -74,8 +75,14 @@ class SmallResNet(nn.Module):
         return logits
 
 
+KINDS: dict[str, type[SmallResNet] | type[SmallAlexNet]] = {
+    "SmallResNet": SmallResNet,
+    "SmallAlexNet": SmallAlexNet,
+}
+
+
 def save_classifier(
-    network: SmallResNet, path: str | Path, dtype: torch.dtype = torch.float16, **notes: Any
+    network: SmallResNet | SmallAlexNet, path: str | Path, dtype: torch.dtype = torch.float16, **notes: Any
 ) -> Path:
     """Write weights and, as metadata, architecture, class names and notes into one safetensors file; gives its path.
 
@@ -85,18 +92,20 @@ def save_classifier(
         dtype: of the floating-point weights in the file.
         notes: JSON-able facts kept beside the architecture (a test accuracy, a recipe).
     """
-    return save_network(path, {"name": "SmallResNet", **network.config}, network.state_dict(), dtype, notes)
+    return save_network(
+        path, {"name": type(network).__name__, **network.config}, network.state_dict(), dtype, notes
+    )
 
 
-def load_classifier(path: str | Path) -> SmallResNet:
+def load_classifier(path: str | Path) -> SmallResNet | SmallAlexNet:
     """The network that `save_classifier` wrote, frozen and in eval mode, weights as float32.
 
     Raises:
-        UserError: the file is missing, truncated, or holds no SmallResNet.
+        UserError: the file is missing, truncated, or holds no classifier of this project.
     """
     architecture, tensors = read_network(
-        path, "SmallResNet", "classifier", "train one with `invariances models build shapes`"
+        path, list(KINDS), "classifier", "train one with `invariances models build shapes`"
     )
-    network = SmallResNet(**architecture)
+    network = KINDS[architecture.pop("name")](**architecture)
     network.load_state_dict(tensors)
     return network.requires_grad_(False).eval()

@@ -1,0 +1,98 @@
+"""A continuous flow over small maps, learned by guessing what a noisy map is without its noise."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from invariances.flow.config import FlowConfig
+from invariances.flow.continuous import probes
+from invariances.flow.layers import ActNorm
+from invariances.flow.map_velocity import MapVelocity
+from invariances.flow.runge_kutta import runge_kutta
+from invariances.flow.transform import Transform
+from invariances.system.machine import bfloat16
+
+STEPS = 10
+"""Runge-Kutta steps between invariance and latent."""
+TOLD_NOTHING = 0.1
+"""Share of the items that are learnt from without their representation."""
+TIMES = (-0.3, 1.0)
+"""Mean and deviation of a time's logit."""
+LEAST = 0.05
+"""1 − s counts as no less."""
+
+
+class Maps(Transform):
+    """v = y(0) of dy/ds = (x̂(y, s | e) − y) / max(1 − s, 0.05), y(1) = the latent, each channel of it normalised.
+
+    The log-determinant is −∫ tr ∂u/∂y ds, its trace an estimate by `probes` above 16 dimensions. An embedding of zeros
+    tells nothing: the flow is then that of the latents by themselves.
+
+    Args:
+        config: `width` and `blocks` of the `MapVelocity`.
+        latent_shape: (C, H, W).
+        condition: Entries of the embedding: `MapVelocity.condition`, or 0 for none.
+    """
+
+    likelihood = False
+
+    def __init__(self, config: FlowConfig, latent_shape: Sequence[int], condition: int = 0) -> None:
+        super().__init__()
+        channels, height, breadth = latent_shape
+        self.norm = ActNorm(channels).requires_grad_(False)
+        self.velocity = MapVelocity(channels, height, breadth, config.width, config.blocks)
+
+    def forward(self, x: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+        """(v (N, C, H, W), log-det (N,)) of latents and embeddings (N, E)."""
+        y = self.norm(x)
+        directions = probes(y[0].numel(), STEPS).to(y).view(STEPS, -1, *y.shape[1:])
+
+        def slope(y: Tensor, time: float, step: int) -> tuple[Tensor, Tensor]:
+            def along(direction: Tensor) -> tuple[Tensor, Tensor]:
+                found = jvp(lambda y: self._slope(y, time, e), (y,), (direction.expand_as(y),))
+                return found[0], found[1]
+
+            with warnings.catch_warnings():  # the first one makes torch warn of a module of its own
+                warnings.simplefilter("ignore", FutureWarning)
+                velocity, changes = vmap(along)(directions[step])
+            return velocity[0], (changes * directions[step][:, None]).flatten(2).sum(dim=2).mean(dim=0)
+
+        y, log_det = runge_kutta(slope, y, 1.0, 0.0, STEPS)
+        return y, log_det + self.norm.log_det() * (y.shape[2] * y.shape[3])
+
+    def inverse(self, v: Tensor, e: Tensor) -> Tensor:
+        """The latents that forward maps to v, but for the error of the steps."""
+        nothing = v.new_zeros(len(v))
+        y, _ = runge_kutta(lambda y, time, _: (self._slope(y, time, e), nothing), v, 0.0, 1.0, STEPS)
+        return y / self.norm.scale.view(1, -1, 1, 1) - self.norm.loc.view(1, -1, 1, 1)
+
+    def loss(self, x: Tensor, e: Tensor, generator: torch.Generator) -> Tensor:
+        """E‖x̂(s x + (1 − s) ε, s | e) − x‖² / (D max(1 − s, 0.05)²), (N,): the squared error of the velocity.
+
+        The logit of s is normal, with the mean −0.3 and the deviation 1; a tenth of the items are told nothing. In
+        training mode, on processors that compute in bfloat16, x̂ does.
+        """
+        x = self.norm(x)
+        count = len(x)
+        noise = torch.randn(x.shape, generator=generator).to(x)
+        logits = TIMES[0] + TIMES[1] * torch.randn(count, generator=generator)
+        times = logits.sigmoid().to(x)
+        told = (torch.rand(count, generator=generator) >= TOLD_NOTHING).to(x)
+        s = times.view(-1, 1, 1, 1)
+        between = s * x + (1 - s) * noise
+        given = e * told[:, None] if e.shape[1] else None
+        half = self.training and x.device.type == "cpu" and x.dtype == torch.float32 and bfloat16()
+        with torch.autocast("cpu", torch.bfloat16, enabled=True) if half else nullcontext():
+            guess = self.velocity(between, times, given)
+        error: Tensor = ((guess.to(x.dtype) - x) / (1 - s).clamp(min=LEAST)).square().flatten(1).mean(dim=1)
+        return error
+
+    def _slope(self, y: Tensor, time: float, e: Tensor) -> Tensor:
+        times = y.new_full((len(y),), time)
+        return (self.velocity(y, times, e if e.shape[1] else None) - y) / max(1 - time, LEAST)

@@ -1,0 +1,134 @@
+"""`photos64`: one flow over maps for six layers of `alexnet_animals`, and for none."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from invariances.autoencoder.spatial import NOISE, SpatialAutoencoder
+from invariances.data.images import from_uint8
+from invariances.flow.config import FlowConfig
+from invariances.flow.layered import LayeredFlow
+from invariances.representation.representation import Representation, Representations
+from invariances.system.files import atomic
+from invariances.system.network_file import save_network
+from invariances.system.seeds import seeded
+from invariances.training.layered import LayeredRun, train_layered
+
+LAYERS = ("conv2", "conv3", "conv5", "fc6", "fc8", "softmax")
+PER_LAYER, SEED, FIRST = 10, 0, 2_048
+LATENTS = "photos64_latents.npy"
+
+
+class Photos:
+    """What a step learns from: latents of photos, half of them mirrored, and what each layer says of its share.
+
+    Latents come from a file, both ways round; representations are computed as they are needed, in bfloat16.
+
+    Args:
+        pictures: uint8 (N, H, W, 3).
+        latents: float16 (2, N, C, h, w), of the photos and of their mirror images.
+        layers: Of the network.
+    """
+
+    def __init__(self, pictures: Tensor, latents: np.ndarray[Any, Any], layers: Representations) -> None:
+        self.pictures, self.latents, self.layers = pictures, latents, layers
+
+    def batch(self, step: int, per_layer: int) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
+        """(latents, layer -> (places, representations)) of a step: so many photos for each layer, from its number."""
+        names = self.layers.names
+        count, generator = per_layer * len(names), seeded("photos64", SEED, step)
+        chosen = torch.randint(len(self.pictures), (count,), generator=generator)
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        means = torch.from_numpy(self.latents[mirrored.long().numpy(), chosen.numpy()]).float()
+        latents = means + NOISE * torch.randn(means.shape, generator=generator)
+        images = from_uint8(self.pictures[chosen])
+        images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            said = self.layers(images)
+        places = torch.arange(count).view(len(names), per_layer)
+        told = {name: (own, said[name][own].float().clone()) for name, own in zip(names, places, strict=True)}
+        return latents, told
+
+
+@torch.inference_mode()
+def latents_of(autoencoder: SpatialAutoencoder, pictures: Tensor, path: Path) -> np.ndarray[Any, Any]:
+    """The means (2, N, C, h, w) of photos and of their mirror images, float16, computed once and mapped from disk."""
+    shape = (2, len(pictures), *autoencoder.latent_shape)
+    if not path.is_file():
+        with atomic(path) as draft, draft.open("wb") as file:
+            header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for mirrored in (False, True):
+                parts = tqdm(pictures.split(128), desc="latents", unit="batch", file=sys.stderr)
+                for part in parts:
+                    images = from_uint8(part.flip(2) if mirrored else part)
+                    with torch.autocast("cpu", torch.bfloat16):
+                        means = autoencoder.encode(images).mode()
+                    file.write(means.half().contiguous().numpy().tobytes())
+    found: np.ndarray[Any, Any] = np.load(path, mmap_mode="r")
+    if found.shape != shape:
+        raise ValueError(f"{path} holds latents of shape {found.shape}, not {shape}; remove it")
+    return found
+
+
+def build_flow(
+    folder: Path, pictures: Tensor, kept_out: Tensor, autoencoder: SpatialAutoencoder, run: LayeredRun
+) -> Path:
+    """`photos64`, float16; a stopped run goes on. The file that is kept.
+
+    Args:
+        folder: To work in; holds the latents once they are computed.
+        pictures: uint8 (N, H, W, 3), of `pack`.
+        kept_out: Which of them are never learnt from.
+        autoencoder: `photos64_ae`.
+        run: How long, and where to.
+    """
+    layers = Representation.many("alexnet_animals", LAYERS)
+    for each in layers:
+        each.network.to(memory_format=torch.channels_last)
+    learnt = pictures[~kept_out]
+    data = Photos(learnt, latents_of(autoencoder, learnt, folder / LATENTS), layers)
+    held_out = Photos(
+        pictures[kept_out],
+        latents_of(autoencoder, pictures[kept_out], folder / f"kept_out_{LATENTS}"),
+        layers,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        flow = untrained(layers, autoencoder.latent_shape)
+    _first_batch(flow, data)
+    average = train_layered(flow, data, held_out, run)
+    return save_flow(average, run.folder / "photos64.safetensors")
+
+
+def untrained(layers: Representations, latent_shape: tuple[int, int, int]) -> LayeredFlow:
+    """The flow's architecture for these layers."""
+    shapes = {each.layer: each.shape for each in layers}
+    chances = [each.layer for each in layers if each.probabilities]
+    return LayeredFlow(FlowConfig.maps(), latent_shape, shapes, chances)
+
+
+def _first_batch(flow: LayeredFlow, data: Photos) -> None:
+    """Normalisations are set by many photos, not by the few of a step."""
+    flow.train()
+    with torch.no_grad():
+        latents, told = data.batch(0, FIRST // len(flow.layers))
+        flow.loss(latents, told, seeded("first", SEED))
+
+
+def save_flow(flow: LayeredFlow, path: Path, dtype: torch.dtype = torch.float16) -> Path:
+    """Write a flow for several layers as one file."""
+    return save_network(path, architecture_of(flow), flow.state_dict(), dtype)
+
+
+def architecture_of(flow: LayeredFlow) -> Mapping[str, Any]:
+    """What the flow is built from, as JSON takes it."""
+    return {"name": "LayeredFlow", **flow.spec()}
