@@ -18,6 +18,8 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
     "quickstart": ("quickstart:quickstart", "train and show everything on made pictures, in minutes"),
     "fit": ("fit:fit", "train the flow between an autoencoder's code and a layer"),
     "evaluate": ("evaluate:evaluate", "numbers and pictures of a trained run"),
+    "profile": ("profile:profile", "what each layer of a network keeps, in numbers and on one page"),
+    "compare": ("profile:compare", "two profiles side by side, with intervals of the differences"),
     "sample": ("sample:sample", "pictures that a layer cannot tell from yours"),
     "mix": ("mix:mix", "the content of each picture with the invariances of each other"),
     "attack": ("attack:attack", "what a layer makes of an adversarial attack"),

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.data.datasets import images_at
 from invariances.evaluation.classes import Classes, classes_of
+from invariances.evaluation.tables import Table
 from invariances.interpreter import Interpreter
 from invariances.representation.representation import Representation, Representations
 from invariances.system.checks import number
@@ -155,6 +156,10 @@ class Accumulator:
 
     def others(self, pair: Pair) -> None:
         """Another picture for each; none come where all pictures are alike."""
+
+    def tables(self) -> dict[str, Table]:
+        """What numbers that are means over pictures are made of, by name."""
+        return {}
 
     def result(self) -> dict[str, Any]:
         """What was found, as JSON takes it."""

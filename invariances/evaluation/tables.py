@@ -54,7 +54,7 @@ STATISTICS: dict[str, Statistic] = {
     "scaled_higher": lambda means: _scaled(means, 1.0),
     "scaled_lower": lambda means: _scaled(means, -1.0),
 }
-"""How numbers follow from means (R, k): the first; first / second; 1 − first / (2 second); share over chance of
+"""How numbers follow from means (R, k): the first; first / second; 1 − first / (2 second); a share over chance, of
 samples, ceiling and chance; samples, reconstructions and others on the scale where others are 0, reconstructions 1."""
 
 
@@ -108,7 +108,9 @@ def save_tables(tables: Mapping[str, Table], path: str | os.PathLike[str]) -> No
     """Writes tables to a safetensors file."""
     from safetensors.torch import save_file
 
-    tensors = {name: each.values.contiguous() for name, each in tables.items()}
+    tensors = {
+        name: each.values.clone(memory_format=torch.contiguous_format) for name, each in tables.items()
+    }
     kinds = {name: each.statistic for name, each in tables.items()}
     with atomic(path) as draft:
         save_file(tensors, draft, metadata={"kind": "tables", "statistics": json.dumps(kinds)})

@@ -138,6 +138,16 @@ def test_a_sample_is_a_function_of_seed_picture_and_number(world, interpreter):
         assert not torch.allclose(other[key], latent, atol=1e-3)
 
 
+def test_the_temperature_is_the_deviation_of_the_noise(world, interpreter):
+    def deviation(temperature):
+        keep = Everything()
+        look(interpreter, world.Pictures(2), [keep], Sampling(400, temperature=temperature))
+        return torch.stack([keep.drawn[0, column] for column in range(400)]).std(dim=0)
+
+    assert torch.allclose(deviation(0.5), torch.tensor([0.05, 0.1, 0.15]), rtol=0.1)
+    assert float(deviation(0.0).max()) < 1e-6
+
+
 @pytest.mark.parametrize("size", [1, 3, 40])
 def test_the_other_of_a_picture_is_never_a_copy(world, interpreter, size):
     pictures = world.Pictures(40)

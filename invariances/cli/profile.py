@@ -1,0 +1,75 @@
+"""`invariances profile` and `invariances compare`: whole networks in numbers, alone and side by side."""
+
+from __future__ import annotations
+
+
+def profile(
+    network: str,
+    layers: list[str] | None = None,
+    autoencoder: str = "shapes_vae",
+    images: str = "shapes",
+    output: str = "profile",
+    held_out: str | None = None,
+    preset: str = "minutes",
+    n: int = 8,
+    limit: int = 500,
+    second: str | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> None:
+    """What each layer of a network keeps and ignores: one page and one JSON.
+
+    Trains a flow for each layer and one that is told nothing, and measures all. A stopped profile goes on.
+
+    Args:
+        network: Name of a torchvision, timm, published or shipped network.
+        layers: From the input to the output; by default some along the way.
+        autoencoder: A file of `invariances fit-autoencoder`, or a published or shipped name.
+        images: Folder of pictures; "shapes" for drawn ones.
+        output: Folder to write to.
+        held_out: Folder of pictures to keep out; by default a tenth of the images.
+        preset: Of the flows: minutes, hours or published.
+        n: Samples per picture.
+        limit: Pictures whose samples are looked at.
+        second: A second network's layer, NETWORK:LAYER, to say how much samples vary to it.
+        seed: Of everything.
+        device: auto, cpu, cuda or mps.
+
+    Example:
+        invariances profile shapes_shape
+        invariances profile resnet50 --layers layer1 layer4 fc --autoencoder my.safetensors --images photos/
+    """
+    from invariances.recipes.profile import ProfileConfig, drawn_pictures, profile_named
+
+    config = ProfileConfig(preset, n, limit, second=second, seed=seed, device=device)
+    pictures, kept = drawn_pictures(seed) if images == "shapes" else (images, held_out)
+    profile_named(network, layers, autoencoder, pictures, output, held_out=kept, config=config)
+
+
+def compare(one: str, other: str, output: str = "comparison") -> None:
+    """Two profiles on the same pictures: differences of all numbers with intervals, the most different pictures first.
+
+    Args:
+        one: Folder of a profile.
+        other: Folder of another, made with the same --images, --n, --limit and --seed.
+        output: Folder to write to.
+
+    Example:
+        invariances compare profiles/shape profiles/texture --output shape_or_texture
+    """
+    import sys
+    from pathlib import Path
+
+    from invariances.evaluation.numbers import finite
+    from invariances.recipes.compare import compare as compared
+    from invariances.report.html import text_table
+
+    found = finite(compared(one, other, output))
+    rows = [
+        [layer, name, each["one"], each["other"], each["difference"]]
+        for layer, numbers in found["layers"].items()
+        for name, each in numbers.items()
+        if each["sure"]
+    ]
+    print(text_table(["layer", "sure difference", "one", "other", "difference"], rows))
+    print(f"page: {Path(output) / 'index.html'}", file=sys.stderr)

@@ -1,0 +1,108 @@
+"""The page of a comparison: what differs between two networks, and how surely."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from invariances.report.html import page, paragraph, save_page
+from invariances.report.marks import data_image, dots, shown, strip
+from invariances.report.profile_page import CHARTS, SCRIPT, STYLE
+
+
+@dataclass
+class CompareStory:
+    """What the page tells.
+
+    Attributes:
+        summary: the numbers, as in comparison.json.
+        pictures: by layer, 8-bit (K, 2 + n, S, S, 3) of both.
+        order: of the pictures, most different first.
+    """
+
+    summary: Mapping[str, Any]
+    pictures: Mapping[str, tuple[Tensor, Tensor]]
+    order: Sequence[int]
+
+
+def write_compare_page(story: CompareStory, path: Path) -> Path:
+    """Writes the page; gives back its path."""
+    summary = story.summary
+    names = [str(summary[each]["network"]) for each in ("one", "other")]
+    if names[0] == names[1]:
+        names = [str(summary[each]["folder"]) for each in ("one", "other")]
+    one, other = (html.escape(each) for each in names)
+    opening = (
+        f"<p>Both networks looked at the same {summary['pictures_sampled']} pictures, and samples were drawn from the "
+        f"same noise. Shown is <b>{other} minus {one}</b>; a bar is the 95 % interval of the difference, and where it "
+        "leaves out 0 the difference is sure (orange).</p>"
+    )
+    sections = {
+        "Differences": [difference_charts(summary["layers"])],
+        "Pictures, the most different first": gallery(story, names),
+        "All numbers": [number_table(summary["layers"], names)],
+    }
+    text = page(f"{names[0]} and {names[1]}", sections, STYLE + opening)
+    return save_page(text.replace("</body>", SCRIPT + "</body>"), path)
+
+
+def difference_charts(layers: Mapping[str, Mapping[str, Any]]) -> str:
+    """One small chart per number that both have."""
+    order = list(layers)
+    names = list(dict.fromkeys(name for each in layers.values() for name in each))
+    wanted = [name for name in names if name in CHARTS or name.startswith("factor ")]
+    parts = []
+    for name in wanted:
+        found = [layers[layer].get(name, {}) for layer in order]
+        marked = [layer for layer, each in zip(order, found) if each.get("sure")]
+        chart = dots(
+            order,
+            [each.get("difference") for each in found],
+            [each.get("difference_interval") for each in found],
+            marked=marked,
+        )
+        title = (
+            CHARTS[name][0] if name in CHARTS else name.removeprefix("factor ").replace("_", " ") + " kept"
+        )
+        parts.append(f"<figure>{chart}<figcaption><b>{html.escape(title)}</b></figcaption></figure>")
+    return f'<div class="charts">{"".join(parts)}</div>'
+
+
+def gallery(story: CompareStory, names: Sequence[str]) -> list[str]:
+    """One line per picture, which opens to the samples of both networks in every layer."""
+    first = next(iter(story.pictures.values()))[0]
+    parts = [paragraph("Click a picture: per layer the samples of one network, and of the other below.")]
+    for place, k in enumerate(story.order):
+        head = data_image(strip(first[k, :2], height=64), "picture and reconstruction")
+        rows = []
+        for layer, both in story.pictures.items():
+            for name, drawn in zip(names, both):
+                image = data_image(strip(drawn[k, 2:], height=64), f"samples of {layer} of {name}")
+                rows.append(f"<p>{html.escape(layer)}, {html.escape(name)}</p>{image}")
+        parts.append(
+            f"<details{' open' if place == 0 else ''}><summary>{head}</summary>{''.join(rows)}</details>"
+        )
+    return parts
+
+
+def number_table(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> str:
+    """All numbers; a click on a heading sorts."""
+    columns = ["layer", "number", *names, "difference", "interval", "sure"]
+    head = "".join(f'<th class="sort">{html.escape(each)}</th>' for each in columns)
+    body = []
+    for layer, numbers in layers.items():
+        for name, each in numbers.items():
+            cells = [f"<td>{html.escape(layer)}</td><td>{html.escape(name.replace('_', ' '))}</td>"]
+            for key in ("one", "other", "difference"):
+                data = "" if each[key] is None else f"{each[key]:.6g}"
+                cells.append(f'<td class="number" data-value="{data}">{shown(each[key], digits=3)}</td>')
+            interval = each.get("difference_interval")
+            text = "–" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
+            cells.append(f"<td>{text}</td><td>{'yes' if each['sure'] else 'no'}</td>")
+            body.append(f"<tr>{''.join(cells)}</tr>")
+    return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'

@@ -1,0 +1,145 @@
+"""Small charts as inline SVG with hover texts, and pictures as data: what a page can carry without a library."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+INK, BLUE, ORANGE = "#5a6270", "#3b6fb6", "#e07b39"
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 300, 190, 44, 46, 12
+
+
+def shown(value: Any, interval: Sequence[float] | None = None, digits: int = 2) -> str:
+    """A number for people, with its interval."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}f}"
+    if interval is None or None in interval:
+        return text
+    return f"{text} [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
+def dots(
+    names: Sequence[str],
+    values: Sequence[float | None],
+    intervals: Sequence[Sequence[float] | None],
+    limits: tuple[float, float] | None = None,
+    marked: Sequence[str] = (),
+) -> str:
+    """One dot per name with its interval as a bar; each tells its numbers under the pointer.
+
+    Args:
+        names: Along the axis.
+        values: None leaves a gap.
+        intervals: [low, high] of each.
+        limits: Of the vertical axis; by default those of the data.
+        marked: Names whose dots are orange.
+    """
+    low, high = limits or _limits(values, intervals)
+    span = (high - low) or 1.0
+    inner = _HEIGHT - _BOTTOM - _TOP
+
+    def y(value: float) -> float:
+        return _TOP + inner * (1 - (min(max(value, low), high) - low) / span)
+
+    step = (_WIDTH - _LEFT - 10) / max(len(names), 1)
+    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
+    for tick in np.linspace(low, high, 5):
+        parts.append(
+            f'<line x1="{_LEFT}" x2="{_WIDTH - 6}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" class="rule"/>'
+            f'<text x="{_LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{tick:.3g}</text>'
+        )
+    points = []
+    for k, (name, value, interval) in enumerate(zip(names, values, intervals, strict=True)):
+        x = _LEFT + step * (k + 0.5)
+        label = html.escape(name if len(name) <= 14 else "…" + name[-13:])
+        at = _HEIGHT - _BOTTOM + 14
+        parts.append(
+            f'<text x="{x:.1f}" y="{at}" text-anchor="end" transform="rotate(-30 {x:.1f} {at})">{label}</text>'
+        )
+        if value is None:
+            continue
+        colour = ORANGE if name in marked else BLUE
+        points.append(f"{x:.1f},{y(value):.1f}")
+        bar = ""
+        if interval is not None:
+            ends = f'y1="{y(interval[0]):.1f}" y2="{y(interval[1]):.1f}"'
+            bar = (
+                f'<line x1="{x:.1f}" x2="{x:.1f}" {ends} stroke="{colour}" stroke-width="2.5" opacity=".55"/>'
+            )
+        hint = html.escape(f"{name}: {shown(value, interval, 3)}")
+        parts.append(
+            f'<g>{bar}<circle cx="{x:.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/><title>{hint}</title></g>'
+        )
+    if len(points) > 1:
+        parts.insert(1, f'<polyline points="{" ".join(points)}" fill="none" stroke="{BLUE}" opacity=".35"/>')
+    return "".join([*parts, "</svg>"])
+
+
+def _limits(
+    values: Sequence[float | None], intervals: Sequence[Sequence[float] | None]
+) -> tuple[float, float]:
+    known = [each for each in values if each is not None]
+    known += [end for each in intervals if each is not None for end in each]
+    if not known:
+        return 0.0, 1.0
+    low, high = min(0.0, *known), max(0.0, *known)
+    return low, high if high > low else low + 1.0
+
+
+def heat(rows: Sequence[str], columns: Sequence[str], cells: Mapping[str, Mapping[str, Any]]) -> str:
+    """A table of numbers between 0 and 1, the higher the bluer; `cells[row]` has `column` and `column_interval`."""
+    head = "".join(f"<th>{html.escape(each)}</th>" for each in columns)
+    body = []
+    for row in rows:
+        found = []
+        for column in columns:
+            value, interval = cells[row].get(column), cells[row].get(f"{column}_interval")
+            share = 0.0 if value is None else min(max(float(value), 0.0), 1.0)
+            hint = html.escape(shown(value, interval, 3))
+            found.append(
+                f'<td class="number" title="{hint}" style="background:rgba(59,111,182,{0.75 * share:.2f})">'
+                f"{shown(value)}</td>"
+            )
+        body.append(f"<tr><th>{html.escape(row)}</th>{''.join(found)}</tr>")
+    return (
+        f'<table class="heat"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    )
+
+
+def strip(pictures: Tensor, gap: int = 2, height: int | None = None) -> Image.Image:
+    """8-bit pictures (K, S, S, 3) side by side."""
+    side = pictures.shape[1]
+    width = len(pictures) * (side + gap) - gap
+    canvas = np.full((side, width, 3), 255, np.uint8)
+    for k, each in enumerate(pictures.numpy()):
+        canvas[:, k * (side + gap) : k * (side + gap) + side] = each
+    image = Image.fromarray(canvas)
+    if height is not None and height != side:
+        image = image.resize((round(width * height / side), height), Image.Resampling.BICUBIC)
+    return image
+
+
+def overlaid(picture: Tensor, where: Tensor, peak: float) -> Tensor:
+    """A grey 8-bit picture (S, S, 3) with a map (S, S) over it, orange where it is high; `peak` is full orange."""
+    grey = picture.float().mean(dim=2, keepdim=True).expand(-1, -1, 3)
+    share = (where.float() / max(peak, 1e-9)).clamp(0, 1)[:, :, None]
+    orange = torch.tensor([224.0, 123.0, 57.0])
+    return (grey * 0.55 * (1 - share) + 90 * (1 - share) + orange * share).clamp(0, 255).to(torch.uint8)
+
+
+def data_image(image: Image.Image, alt: str, quality: int = 85) -> str:
+    """An `img` that holds its picture, as JPEG."""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, format="JPEG", quality=quality)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    size = f'width="{image.width}" height="{image.height}"'
+    return f'<img alt="{html.escape(alt)}" src="data:image/jpeg;base64,{data}" {size}>'

@@ -1,0 +1,249 @@
+"""The page of a profile: what each layer keeps, for people who never heard of the method."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from invariances.report.html import page, paragraph, save_page
+from invariances.report.marks import data_image, dots, heat, overlaid, shown, strip
+
+CHARTS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
+    "information": (
+        "Information, bits",
+        "How many bits the layer holds about the picture's code. It can only fall from layer to layer; a rise means "
+        "that a flow has not learned enough.",
+        None,
+    ),
+    "variance_remaining": (
+        "What is left open",
+        "Share of the code's variance that remains once the layer's answer is known: 0, it fixes everything; "
+        "1, it says nothing.",
+        (0.0, 1.0),
+    ),
+    "variance_in_pixels": (
+        "Variation in pixels",
+        "How much pictures that the layer takes for the same differ in their pixels: 1, as much as any two pictures.",
+        (0.0, 1.0),
+    ),
+    "faithfulness_cosine": (
+        "Faithfulness",
+        "Shown to the network again, do samples look like their picture to the layer? 1: as the reconstruction does; "
+        "0: as any other picture.",
+        (0.0, 1.0),
+    ),
+    "source_rank": (
+        "Rank of the source",
+        "Can the layer pick the right picture for a sample among all? 1: always first.",
+        (0.0, 1.0),
+    ),
+    "top1_agreement": (
+        "Same class",
+        "Share of samples that get the class of their picture.",
+        (0.0, 1.0),
+    ),
+    "prediction_kl": (
+        "Change of the prediction, nats",
+        "How far the predictions for samples are from those for their picture; 0: the same.",
+        None,
+    ),
+}
+"""Numbers that are drawn: title, sentence, limits of the axis."""
+
+STYLE = """
+<style>
+.charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 1.2rem }
+.charts figure { margin: 0 } .charts figcaption b { color: inherit; font-size: 1rem }
+svg.chart { width: 100%; height: auto; font: 10px system-ui, sans-serif } svg text { fill: #778 }
+svg .rule { stroke: #8893; } circle:hover { stroke: #fff; stroke-width: 2 }
+th.sort { cursor: pointer } th.sort:hover { text-decoration: underline }
+table.heat td, table.heat th { padding: .3rem .6rem; text-align: center }
+details { border-top: 1px solid #8883; padding: .4rem 0 } summary { cursor: pointer; list-style: none; display: flex;
+  gap: .8rem; align-items: center } summary::after { content: "▸ its samples"; color: #778; font-size: .85rem }
+details[open] summary::after { content: "▾" }
+details p { margin: .3rem 0 .1rem; font-size: .85rem; color: #778 }
+details img, .maps img { max-width: 100%; height: auto }
+.maps { display: flex; flex-wrap: wrap; gap: .8rem } .maps figure { margin: 0 }
+@media print { body { max-width: none; margin: 0; font-size: 11pt } section { break-inside: avoid-page }
+  details { break-inside: avoid } details > *:not(summary) { display: block } th.sort { cursor: auto } }
+</style>
+"""
+
+SCRIPT = """
+<script>
+document.querySelectorAll("table.sortable th").forEach((head, column) => head.addEventListener("click", () => {
+  const body = head.closest("table").tBodies[0], up = head.dataset.up !== "1";
+  head.dataset.up = up ? "1" : "0";
+  const key = row => { const v = row.cells[column].dataset.value; return v === undefined ? row.cells[column].textContent
+    : v === "" ? -Infinity : parseFloat(v); };
+  [...body.rows].sort((a, b) => (key(a) > key(b) ? 1 : key(a) < key(b) ? -1 : 0) * (up ? 1 : -1))
+    .forEach(row => body.append(row));
+}));
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(each => each.open = true));
+</script>
+"""
+
+
+@dataclass
+class ProfileStory:
+    """What the page tells.
+
+    Attributes:
+        summary: the numbers, as in profile.json.
+        pictures: by layer, 8-bit (K, 2 + n, S, S, 3): pictures, reconstructions, samples.
+        maps: by layer, where samples vary: (K, S, S) of these pictures, and (S, S) of all.
+    """
+
+    summary: Mapping[str, Any]
+    pictures: Mapping[str, Tensor]
+    maps: Mapping[str, tuple[Tensor, Tensor]]
+
+
+def write_profile_page(story: ProfileStory, path: Path) -> Path:
+    """Writes the page; gives back its path."""
+    summary = story.summary
+    layers, order = summary["layers"], list(summary["layers"])
+    network = str(summary["network"])
+    sections: dict[str, list[str]] = {"The layers in numbers": [charts(layers, order, summary["violations"])]}
+    if any("factors" in layers[layer] for layer in order):
+        sections["What is kept of each factor"] = [
+            paragraph(
+                "1: samples keep it as well as the reconstruction does; 0: it varies as in random pictures."
+            ),
+            factor_charts(layers, order),
+        ]
+    sections["Where each layer does not look"] = [
+        paragraph(
+            "Where samples of the same answer differ from one another, the layer has let the picture go: grey, fixed; "
+            "orange, free. One scale for all layers."
+        ),
+        map_row(story, order),
+    ]
+    if len(order) > 1:
+        sections["Where agreement ends"] = [
+            paragraph(
+                "Samples are drawn for the layer of the row and looked at by the layer of the column: 1, they look "
+                "like their picture there; 0, like any other. Layers after the row's should agree as well as it does."
+            ),
+            heat(order, order, summary["matrix"]),
+        ]
+    sections["Pictures and what each layer takes for the same"] = gallery(story, order)
+    sections["All numbers"] = [number_table(layers, order), footnote(summary)]
+    opening = (
+        f"<p>For each layer of <code>{html.escape(network)}</code> an invertible network draws pictures that the layer "
+        "cannot tell from a given one. <b>What they share, the layer keeps; what varies, it ignores.</b> Bars are 95 % "
+        "intervals over pictures; the numbers appear under the pointer.</p>"
+    )
+    text = page(f"Profile of {network}", sections, STYLE + opening).replace("</body>", SCRIPT + "</body>")
+    return save_page(text, path)
+
+
+def charts(
+    layers: Mapping[str, Mapping[str, Any]], order: Sequence[str], violations: Sequence[Mapping[str, Any]]
+) -> str:
+    """One small chart per number, with a sentence under each."""
+    grown = [str(each["layer"]) for each in violations]
+    parts = []
+    for name, (title, sentence, limits) in CHARTS.items():
+        if not any(layers[layer].get(name) is not None for layer in order):
+            continue
+        marked = grown if name == "information" else []
+        if marked:
+            sentence += f" Here it seems to at {', '.join(marked)}: train longer."
+        parts.append(_chart(layers, order, name, title, sentence, limits, marked))
+    return f'<div class="charts">{"".join(parts)}</div>'
+
+
+def factor_charts(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> str:
+    """One small chart per factor."""
+    factors = {layer: layers[layer].get("factors", {}) for layer in order}
+    names = [each for each in factors[order[0]] if not each.endswith(("_interval", "_reason"))]
+    parts = [_chart(factors, order, each, each.replace("_", " "), "", (0.0, 1.0), []) for each in names]
+    return f'<div class="charts">{"".join(parts)}</div>'
+
+
+def _chart(
+    numbers: Mapping[str, Mapping[str, Any]],
+    order: Sequence[str],
+    name: str,
+    title: str,
+    sentence: str,
+    limits: tuple[float, float] | None,
+    marked: Sequence[str],
+) -> str:
+    values = [numbers[layer].get(name) for layer in order]
+    intervals = [numbers[layer].get(f"{name}_interval") for layer in order]
+    caption = f"<figcaption><b>{html.escape(title)}</b><br>{html.escape(sentence)}</figcaption>"
+    return f"<figure>{dots(order, values, intervals, limits, marked)}{caption}</figure>"
+
+
+def map_row(story: ProfileStory, order: Sequence[str]) -> str:
+    """The mean map of each layer, side by side."""
+    peak = max(float(story.maps[layer][1].max()) for layer in order)
+    parts = []
+    for layer in order:
+        where = story.maps[layer][1]
+        plain = torch.full((*where.shape, 3), 160, dtype=torch.uint8)
+        image = strip(overlaid(plain, where, peak)[None], height=128)
+        parts.append(
+            f"<figure>{data_image(image, layer)}<figcaption>{html.escape(layer)}</figcaption></figure>"
+        )
+    return f'<div class="maps">{"".join(parts)}</div>'
+
+
+def gallery(story: ProfileStory, order: Sequence[str]) -> list[str]:
+    """One line per picture, which opens to its samples and map in every layer."""
+    first = story.pictures[order[0]]
+    peak = max(float(own.max()) if own.numel() else 0.0 for own, _ in story.maps.values())
+    parts = [paragraph("Click a picture: per layer where its samples vary, and the samples.")]
+    for k in range(len(first)):
+        head = data_image(strip(first[k, :2], height=64), "picture and reconstruction")
+        rows = []
+        for layer in order:
+            drawn, (own, _) = story.pictures[layer][k], story.maps[layer]
+            map_ = overlaid(drawn[0], own[k], peak)
+            row = strip(torch.cat([map_[None], drawn[2:]]), height=64)
+            rows.append(f"<p>{html.escape(layer)}</p>{data_image(row, f'map and samples of {layer}')}")
+        parts.append(
+            f"<details{' open' if k == 0 else ''}><summary>{head}</summary>{''.join(rows)}</details>"
+        )
+    return parts
+
+
+def number_table(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> str:
+    """All numbers; a click on a heading sorts."""
+    names = [
+        name
+        for name in dict.fromkeys(key for layer in order for key in layers[layer])
+        if not name.endswith(("_interval", "_reason")) and name != "factors"
+    ]
+    head = "".join(
+        f'<th class="sort">{html.escape(each.replace("_", " "))}</th>' for each in ["layer", *names]
+    )
+    body = []
+    for layer in order:
+        cells = [f"<td>{html.escape(layer)}</td>"]
+        for name in names:
+            value, interval = layers[layer].get(name), layers[layer].get(f"{name}_interval")
+            hint = layers[layer].get(f"{name}_reason") or shown(value, interval, 4)
+            data = "" if value is None else f"{value:.6g}"
+            cells.append(
+                f'<td class="number" data-value="{data}" title="{html.escape(str(hint))}">{shown(value, digits=3)}</td>'
+            )
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def footnote(summary: Mapping[str, Any]) -> str:
+    """What was measured, and on what."""
+    return paragraph(
+        f"{summary['pictures_sampled']} of {summary['pictures']} pictures kept out of training, "
+        f"{summary['samples_per_picture']} samples of each, seed {summary['seed']}. Each number is defined in "
+        "docs/numbers.md; all of them with their intervals are in profile.json beside this page."
+    )
