@@ -120,3 +120,20 @@ def test_names_from_outside_are_no_markup():
     shown = figures.figure(torch.zeros(3, 8, 8), "<script>alert(1)</script>")
     assert "<script" not in shown
     assert "&lt;script" in shown
+
+
+def test_clips_that_are_too_long_are_refused(tmp_path, monkeypatch):
+    pytest.importorskip("av", reason="videos need PyAV: pip install 'invariances[app]'")
+    from invariances.app import video
+    from invariances.data.clips import ClipWriter, DrawnClip
+
+    source = DrawnClip(frames=12, size=32, seconds=3)
+    with ClipWriter(tmp_path / "a.mp4", source, 32) as writer:
+        for frame in source:
+            writer.write(frame[None])
+    content = (tmp_path / "a.mp4").read_bytes()
+    with video._opened(("a.mp4", content), 32) as clip:
+        assert len(list(clip)) == 12
+    monkeypatch.setattr(video, "LONGEST", 2)
+    with pytest.raises(UserError, match="lasts 3 s"):
+        video._opened(("a.mp4", content), 32)
