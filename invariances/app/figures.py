@@ -135,26 +135,23 @@ def guesses(groups: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     st.html(f"<div class='inv-guess'>{''.join(out)}</div>")
 
 
-def downloads(name: str, images: Tensor | None, numbers: Any, columns: Sequence[str] | None = None) -> None:
-    """Buttons for the pictures and the numbers."""
-    if images is not None:
-        scale = max(1, 128 // images.shape[-1])
-        data = png(grid(images.cpu(), column_labels=columns, scale=scale))
-        st.download_button(
-            "Pictures", data, f"{name}.png", "image/png", icon=":material/download:", on_click="ignore"
-        )
+def downloads(name: str, made: Tensor | bytes, numbers: Any) -> None:
+    """Buttons for the pictures, or the video, and the numbers."""
+    if isinstance(made, bytes):
+        parts = ("Video", made, f"{name}.mp4", "video/mp4")
+    else:
+        data = png(grid(made.cpu(), scale=max(1, 128 // made.shape[-1])))
+        parts = ("Pictures", data, f"{name}.png", "image/png")
+    st.download_button(*parts, icon=":material/download:", on_click="ignore")
     text = json.dumps(numbers, indent=1, ensure_ascii=False)
-    st.download_button(
-        "Numbers", text, f"{name}.json", "application/json", icon=":material/download:", on_click="ignore"
-    )
+    parts = ("Numbers", text.encode(), f"{name}.json", "application/json")
+    st.download_button(*parts, icon=":material/download:", on_click="ignore")
 
 
-def footer(
-    name: str, images: Tensor | None, numbers: Any, code: str, command: str, columns: Any = None
-) -> None:
+def footer(name: str, made: Tensor | bytes, numbers: Any, code: str, command: str) -> None:
     """Downloads, and how to make the same screen without the app."""
     with st.container(horizontal=True, key="footer"):
-        downloads(name, images, numbers, columns)
+        downloads(name, made, numbers)
         with st.popover("Make this again", icon=":material/code:"):
             st.caption("In Python")
             st.code(code, language="python")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from invariances.system.errors import UserError
 
 BUILT_IN, OWN = "Built in", "Your own"
 LONGEST = 300
-_LOOKS_A_SECOND = 8
+_LOOKS_A_SECOND, _PATIENCE = 8, 10.0
 
 
 def page() -> None:
@@ -63,11 +64,28 @@ def page() -> None:
             "Loading",
             lambda: models.loaded(network, device).at(layer),
         )
-        st.session_state["clip-made"] = None
-        _run(interpreter, picture, source, key)
-    made = st.session_state.get("clip-made")
+        work = st.session_state["clip-work"] = _Work()
+        _run(interpreter, picture, source, (key, work))
+    made = _made()
     if made and made["key"] == key:
         _show(made, picture, (network, layer, clip))
+
+
+class _Work:
+    """One translation. A click starts the page anew while the old one still ends its clip, so the two meet here."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.made: dict[str, Any] | None = None
+
+
+def _made() -> dict[str, Any] | None:
+    """What the last translation made, once it has ended."""
+    work = st.session_state.get("clip-work")
+    if work is None or not work.done.wait(_PATIENCE):
+        return None
+    found: dict[str, Any] | None = work.made
+    return found
 
 
 def _clips() -> dict[str, Path]:
@@ -106,14 +124,15 @@ def _draft() -> Iterator[str]:
         os.unlink(path)
 
 
-def _run(interpreter: Interpreter, picture: Any, source: Any, key: tuple[Any, ...]) -> None:
+def _run(interpreter: Interpreter, picture: Any, source: Any, task: tuple[Any, _Work]) -> None:
     """Translates; a stop, or any other click, ends the clip where it is, and what was made is kept."""
     size = interpreter.image_size
-    content = picture.load(size)
     bar, live = st.empty(), st.empty()
+    key, work = task
     made: dict[str, Any] = {"key": key, "frames": 0, "whole": False}
     with _draft() as path:
         try:
+            content = picture.load(size)
             with _opened(source, size) as clip, ClipWriter(path, clip, size) as writer:
                 made |= {"total": clip.frames, "rate": float(clip.rate), "sound": clip.sound is not None}
                 begun, shown = time.monotonic(), 0.0
@@ -130,7 +149,8 @@ def _run(interpreter: Interpreter, picture: Any, source: Any, key: tuple[Any, ..
         finally:
             if made["frames"]:
                 made["data"] = Path(path).read_bytes()
-                st.session_state["clip-made"] = made
+                work.made = made
+            work.done.set()
     bar.empty()
     live.empty()
     st.rerun()
@@ -186,10 +206,6 @@ def _show(made: dict[str, Any], picture: Any, names: tuple[str, str, str]) -> No
         st.caption(
             f"{made['frames']} frames at {made['rate']:.4g} frames/s, {sound}; made at {made['speed']:.0f} frames/s."
         )
-    with st.container(horizontal=True):
-        st.download_button(
-            "Video", made["data"], "video.mp4", "video/mp4", icon=":material/download:", on_click="ignore"
-        )
     about = {each: made.get(each) for each in ("frames", "rate", "sound", "whole")}
     path = "" if clip == BUILT_IN else f"{clip}.mp4" if clip != OWN else "clip.mp4"
     opened = "DrawnClip(size=side)" if clip == BUILT_IN else f"Clip({path!r}, side)"
@@ -204,4 +220,4 @@ def _show(made: dict[str, Any], picture: Any, names: tuple[str, str, str]) -> No
     command = f"invariances video {network} {picture.file} --layer {layer}" + (
         f" --clip {path}" if path else ""
     )
-    figures.footer("video", None, about, code, command)
+    figures.footer("video", made["data"], about, code, command)
