@@ -15,7 +15,6 @@ from invariances.representation.code import network_hash
 from invariances.representation.layout import Layout, layout
 from invariances.representation.network import Network, freeze
 from invariances.representation.preprocessing import Preprocessing
-from invariances.representation.network import Network
 from invariances.representation.probing import (
     check_weights,
     checked_function,

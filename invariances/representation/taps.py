@@ -112,7 +112,9 @@ def _run_with_hooks(
                 def hook(module: nn.Module, arguments: Any, output: Any, name: str = name) -> None:
                     note(name, output)
 
-                if not isinstance(modules[name], torch.jit.ScriptModule):  # which run as a whole, without hooks
+                if not isinstance(
+                    modules[name], torch.jit.ScriptModule
+                ):  # which run as a whole, without hooks
                     handles.append(modules[name].register_forward_hook(hook))
             output = network(inputs)
             if isinstance(network, torch.jit.ScriptModule) and "" in names:

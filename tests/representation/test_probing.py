@@ -62,7 +62,9 @@ CHANCE = {
     "a counter": lambda: Net(counted),
 }
 MATES = {
-    "BatchNorm2d": lambda: Net(lambda self, x: self.norm(x), norm=nn.BatchNorm2d(4, track_running_stats=False)),
+    "BatchNorm2d": lambda: Net(
+        lambda self, x: self.norm(x), norm=nn.BatchNorm2d(4, track_running_stats=False)
+    ),
     "less the mean": lambda: Net(lambda self, x: x - x.mean(0)),
     "softmax over the batch": lambda: Net(lambda self, x: x.softmax(0)),
     "a tuple's first half": lambda: Net(lambda self, x: x.roll(1, 0)),
@@ -79,14 +81,17 @@ STEADY = {
 @pytest.mark.parametrize("name", CHANCE)
 def test_chance_is_refused(name):
     with pytest.raises(
-        UserError, match=r"layer 'step' of Net is no function of the picture: two passes .* differ by \S+ % .*check=False"
+        UserError,
+        match=r"layer 'step' of Net is no function of the picture: two passes .* differ by \S+ % .*check=False",
     ):
         Representation(CHANCE[name](), "step", **SMALL)(images())
 
 
 @pytest.mark.parametrize("name", MATES)
 def test_what_depends_on_the_batch_is_refused(name):
-    with pytest.raises(UserError, match=r"'step' of Net is no function .* alone and beside another differ by"):
+    with pytest.raises(
+        UserError, match=r"'step' of Net is no function .* alone and beside another differ by"
+    ):
         Representation(MATES[name](), "step", **SMALL)(images())
 
 
@@ -356,7 +361,12 @@ def test_wrapped_modules_are_unwrapped():
     plain = Representation(network, "1.1", **SMALL)
     wrapped = copy.deepcopy(network)
     wrapped[1] = torch.compile(wrapped[1])
-    for each in (torch.compile(network), nn.DataParallel(network), torch.compile(nn.DataParallel(network)), wrapped):
+    for each in (
+        torch.compile(network),
+        nn.DataParallel(network),
+        torch.compile(nn.DataParallel(network)),
+        wrapped,
+    ):
         at = Representation(each, "1.1", **SMALL)
         torch.testing.assert_close(at(images()), plain(images()))
         assert at.fingerprint() == plain.fingerprint()
@@ -406,7 +416,9 @@ def test_no_warnings():
         Representation.layers(STEADY["BatchNorm2d"](), **SMALL)
 
 
-@pytest.mark.parametrize("name", ["resnet10t", "test_vit3", "test_efficientnet", "test_convnext", "test_byobnet"])
+@pytest.mark.parametrize(
+    "name", ["resnet10t", "test_vit3", "test_efficientnet", "test_convnext", "test_byobnet"]
+)
 def test_small_networks_of_timm_are_functions_of_the_picture(name):
     """Channels-last in batches, and one by one as they are: the same to rounding."""
     at = Representation(name, "logits", "random", size=160 if name == "test_vit3" else 64)
