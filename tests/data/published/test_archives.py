@@ -50,7 +50,7 @@ HOSTILE = {
     "device": (lambda t: special(f"{FIRST}_1.JPEG", tarfile.CHRTYPE), "a device"),
     "block device": (lambda t: special(f"{FIRST}_1.JPEG", tarfile.BLKTYPE), "a device"),
     "pipe": (lambda t: special(f"{FIRST}_1.JPEG", tarfile.FIFOTYPE), "a pipe"),
-    "holes": (lambda t: special(f"{FIRST}_1.JPEG", tarfile.GNUTYPE_SPARSE, body=b"x"), "holes"),
+    "holes": (lambda t: special(f"{FIRST}_1.JPEG", tarfile.GNUTYPE_SPARSE, body=b"x"), "a file with holes"),
     "odd kind": (lambda t: special(f"{FIRST}_1.JPEG", b"Z"), "something odd"),
     "long note": (lambda t: special("x", b"L", body=b"a" * 70_000) + b"\0" * 1024, "a note of 70,000 bytes"),
     "another name": (lambda t: t.tar_of({"evil.sh": b"x"}), "no picture of"),
@@ -80,7 +80,7 @@ def outside(tmp_path):
 @pytest.mark.parametrize("case", [*HOSTILE, "twice"])
 @pytest.mark.parametrize("depth", ["outer", "inner"])
 def test_hostile_tars(tiny, tmp_path, case, depth):
-    made, words = HOSTILE.get(case, (lambda t: twice(f"{FIRST}_1.JPEG"), "twice"))
+    made, words = HOSTILE.get(case, (lambda t: twice(f"{FIRST}_1.JPEG"), "JPEG' twice, which"))
     data = made(tiny)
     if depth == "inner":
         data = tiny.tar_of({f"{FIRST}.tar": data})
@@ -199,7 +199,7 @@ def test_names_twice_in_zips(tiny, tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         for body in ("one", "two"):
             archive.writestr(f"{INSIDE}/zebra_1.jpg", body)
-    refused(tiny, tmp_path, path, "twice")
+    refused(tiny, tmp_path, path, "jpg' twice, which")
 
 
 def test_bombs_in_zips(tiny, tmp_path, monkeypatch):
