@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from invariances.representation.representation import Layer, Representation, survey
+from invariances.representation import Layer, Representation, survey
 
 _PASSING = {"Softmax", "LogSoftmax", "Sigmoid", "Dropout", "Identity", "Flatten", "Unflatten"}
 _LINEAR = {"Linear", "NonDynamicallyQuantizableLinear", "LazyLinear", "Conv2d"}

@@ -115,7 +115,7 @@ class _Block(nn.Module):
         if spread is not None:
             read = read + self.told(spread)
         tokens = tokens + gate * self._attend(read)
-        grid = tokens.transpose(1, 2).unflatten(2, self.grid)
+        grid = tokens.transpose(1, 2).reshape(len(tokens), -1, *self.grid)
         tokens = tokens + self.neighbours(grid).flatten(2).transpose(1, 2)
         hidden = self.mlp(self.norm(tokens) * (1 + scale_mlp) + shift_mlp)
         out: Tensor = tokens + gate_mlp * hidden

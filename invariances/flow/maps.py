@@ -95,4 +95,5 @@ class Maps(Transform):
 
     def _slope(self, y: Tensor, time: float, e: Tensor) -> Tensor:
         times = y.new_full((len(y),), time)
-        return (self.velocity(y, times, e if e.shape[1] else None) - y) / max(1 - time, LEAST)
+        slope: Tensor = (self.velocity(y, times, e if e.shape[1] else None) - y) / max(1 - time, LEAST)
+        return slope

@@ -117,7 +117,7 @@ def build_classifier(folder: Path, photos: Path, weights: Path) -> Path:
     logits = logits_of(network.eval(), pictures[kept_out])
     shares = accuracies(logits, labels[kept_out])
     print("alexnet_animals, photos kept out:", shares, file=sys.stderr)
-    return save_classifier(network, folder / "alexnet_animals.safetensors", **shares)
+    return save_classifier(network, folder / "alexnet_animals.safetensors", dtype=torch.float16, **shares)
 
 
 def train_head(head: Head, views: Sequence[Tensor], labels: Tensor, steps: int = STEPS) -> Head:
@@ -152,7 +152,7 @@ def _pooled(cut: Representation, pictures: Tensor) -> Tensor:
     """What the head is given of uint8 pictures (N, H, W, 3); float16 (N, inputs)."""
     cut.network.to(memory_format=torch.channels_last)
     parts = []
-    for part in tqdm(pictures.split(128), desc="convolutions", unit="batch", file=sys.stderr):
+    for part in tqdm(torch.split(pictures, 128), desc="convolutions", unit="batch", file=sys.stderr):
         with torch.autocast("cpu", torch.bfloat16):
             parts.append(cut(from_uint8(part)).half())
     return torch.cat(parts)
@@ -162,13 +162,13 @@ def _pooled(cut: Representation, pictures: Tensor) -> Tensor:
 def logits_of(network: SmallAlexNet, pictures: Tensor) -> Tensor:
     """(N, classes) of uint8 pictures (N, H, W, 3)."""
     cut = Representation(network, "logits")
-    return torch.cat([cut(from_uint8(part)) for part in pictures.split(128)])
+    return torch.cat([cut(from_uint8(part)) for part in torch.split(pictures, 128)])
 
 
 def accuracies(logits: Tensor, labels: Tensor) -> dict[str, float]:
     """Shares of photos named rightly: of all, of the animals without other dogs, and the mean over classes."""
     right = (logits.argmax(dim=1) == labels).float()
-    classes = labels.unique()
+    classes = torch.unique(labels)
     return {
         "top1": round(float(right.mean()), 4),
         "top1_animals": round(float(right[labels < len(ANIMALS)].mean()), 4),

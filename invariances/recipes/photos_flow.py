@@ -67,7 +67,7 @@ def latents_of(autoencoder: SpatialAutoencoder, pictures: Tensor, path: Path) ->
             header = {"descr": "<f2", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             for mirrored in (False, True):
-                parts = tqdm(pictures.split(128), desc="latents", unit="batch", file=sys.stderr)
+                parts = tqdm(torch.split(pictures, 128), desc="latents", unit="batch", file=sys.stderr)
                 for part in parts:
                     images = from_uint8(part.flip(2) if mirrored else part)
                     with torch.autocast("cpu", torch.bfloat16):

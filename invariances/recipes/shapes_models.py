@@ -26,7 +26,7 @@ from invariances.training.config import Precision, RunConfig
 from invariances.training.readers import fit_readers
 from invariances.zoo.factor_reader import FactorReader, load_readers, save_readers
 from invariances.zoo.loading import load_autoencoder
-from invariances.zoo.small_resnet import SmallResNet, load_classifier, save_classifier
+from invariances.zoo.small_resnet import load_classifier, save_classifier
 
 CLASSIFIERS: dict[str, tuple[dict[str, Any], int]] = {
     "shapes_shape": ({"target": "shape"}, 500),
@@ -104,12 +104,12 @@ def _probed() -> dict[str, list[str]]:
 
 def build_classifier(
     folder: Path, name: str, world: Mapping[str, Any], steps: int
-) -> tuple[SmallResNet, float]:
+) -> tuple[nn.Module, float]:
     """One classifier and its accuracy on pictures of another seed."""
     path, test = folder / f"{name}.safetensors", Shapes(TEST, seed=TEST_SEED, **world)
     if not path.exists():
-        network = train_classifier(Shapes(ENDLESS, seed=1, **world), lesson=Lesson(steps), description=name)
-        save_classifier(network, path, accuracy=accuracy(network, test, TEST))
+        learnt = train_classifier(Shapes(ENDLESS, seed=1, **world), lesson=Lesson(steps), description=name)
+        save_classifier(learnt, path, accuracy=accuracy(learnt, test, TEST))
     network = load_classifier(path)
     return network, accuracy(network, test, TEST)
 
