@@ -11,8 +11,11 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 from playwright.sync_api import Page, sync_playwright
+
+from invariances.app.models import LABELS
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,7 +99,7 @@ def measure(browser: object, page: Page, address: str, process: int, interaction
         resample(page, k)
     print(f"memory: {first:.0f} MB, after {interactions} resamples {megabytes(process):.0f} MB")
     for k in range(20):
-        page.goto(f"{address}/mixing?network={('shapes_shape', 'shapes_texture')[k % 2]}")
+        page.goto(f"{address}/mixing?network={quote(LABELS[('shapes_shape', 'shapes_texture')[k % 2]])}")
         settled(page)
     print(f"memory after 20 changes of network: {megabytes(process):.0f} MB")
     pages = [browser.new_context().new_page() for _ in range(10)]

@@ -101,7 +101,12 @@ def choose_network(encodes: bool = True) -> str:
     names = networks(encodes)
     if not names:
         raise UserError("no interpreter is installed; install the package again, or train one")
-    return str(st.selectbox("Network", names, format_func=label, key="network", bind="query-params"))
+    return select_network("Network", names, "network")
+
+
+def select_network(title: str, names: Sequence[str], key: str) -> str:
+    """A select box of networks, which links name by their labels."""
+    return str(st.selectbox(title, names, format_func=label, key=key, bind="query-params"))
 
 
 def choose_layer(network: str, encodes: bool = True) -> str:

@@ -257,7 +257,9 @@ def _offered(source: str) -> tuple[list[Picture], list[str]]:
     paths, first = _listed(source), 0
     if len(paths) > _PAGE:
         pages = -(-len(paths) // _PAGE)
-        first = _PAGE * (int(st.number_input(f"Page of {pages}", 1, pages, 1, key=f"page-{source}")) - 1)
+        first = _PAGE * (
+            int(st.number_input(f"Page of {pages}", 1, pages, 1, key=f"page-{source}", width=160)) - 1
+        )
     return _readable(source, paths[first : first + _PAGE])
 
 

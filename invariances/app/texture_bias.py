@@ -24,16 +24,9 @@ def page() -> None:
     network, layer, twins = _networks()
     one, two, three, four, five = st.columns([2.3, 2.3, 1.6, 1.1, 1.2], vertical_alignment="bottom")
     with one:
-        first = str(
-            st.selectbox("First network", network, format_func=models.label, key="first", bind="query-params")
-        )
+        first = models.select_network("First network", network, "first")
     with two:
-        others = twins[first]
-        second = str(
-            st.selectbox(
-                "Second network", list(others), format_func=models.label, key="second", bind="query-params"
-            )
-        )
+        second = models.select_network("Second network", list(twins[first]), "second")
     with three:
         known = layer[first, second]
         index = len(known) - 1

@@ -12,7 +12,7 @@ SETTINGS = {
     "theme.light.primaryColor": "#0e7490",
     "theme.dark.primaryColor": "#22a5c4",
 }
-"""Silent, bounded, without traces for visitors; .streamlit/config.toml says the same to `streamlit run`."""
+"""Silent, bounded, without traces for visitors; invariances/.streamlit/config.toml says the same to `streamlit run`."""
 
 
 def demo(port: int = 8501, host: str = "localhost", browser: bool = True) -> int:

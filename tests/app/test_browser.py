@@ -80,7 +80,8 @@ def test_layers_side_by_side_and_one(visit):
 
 
 def test_texture_bias_pairs(visit):
-    page = visit("texture?samples=3&cut=pool")
+    page = visit("texture?samples=3&cut=pool&first=Drawn shapes · trained on texture")
+    assert page.locator(".inv-head").nth(1).inner_text() == "Drawn shapes · trained on texture"
     assert len(shown(page)) == 1 + 6
     assert page.locator(".inv-meter").count() == 6
 
