@@ -36,7 +36,8 @@ CSS = """<style>
   grid-template-columns: repeat(auto-fill, minmax(min(var(--side, 124px), 30%), 1fr));
   justify-content: start; }
 .inv-row figure, .inv-sum figure, .inv-table figure { margin: 0; }
-.inv-row.fixed { grid-template-columns: repeat(auto-fill, minmax(100px, var(--side, 124px))); }
+.inv-row.fixed { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
+.inv-row.fixed figure { max-width: var(--side, 124px); }
 .inv-row img, .inv-sum img, .inv-table img { width: 100%; aspect-ratio: 1; image-rendering: pixelated; display: block;
   border-radius: 6px; background: rgba(128, 128, 128, .12); }
 .inv-row img.smooth, .inv-sum img.smooth, .inv-table img.smooth { image-rendering: auto; }
