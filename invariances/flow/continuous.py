@@ -172,7 +172,9 @@ def probes(dim: int, steps: int = STEPS, seed: int = 0) -> Tensor:
     They are rows of a Hadamard matrix, as large as the next power of two, in random order and with a random sign of
     each column. The error Σ_{i≠j} ε_i ε_j A_ij has the mean 0 over these draws, and the variance 1/K of that of a
     single vector of signs. Rows differ from step to step, so that in the sum over steps what A has in common at all of
-    them counts as with K · `steps` rows: for D ≤ 64 without error.
+    them counts as with K · `steps` rows: for D ≤ 64 without error. Being the same for all items, an error does not
+    vanish in a mean over them. Measured at D = 64, for the pooled features of `shapes_shape`: a deviation of 0.3 nats
+    for one latent and of 0.25 for the mean of many, where one vector of signs at all steps has 3.3 and 1.9.
 
     Args:
         dim: D.
