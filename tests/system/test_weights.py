@@ -266,9 +266,7 @@ def test_weights_that_are_none_of_these(given, words):
         Representation("resnet18", "layer1", given)
 
 
-@pytest.mark.parametrize(
-    "name", ["hf_hub:timm/resnet18.a1_in1k", "hf-hub:timm/resnet18.a1_in1k", "timm/resnet18.a1_in1k"]
-)
+@pytest.mark.parametrize("source", ["hf_hub:timm/", "hf-hub:timm/", "timm/", ""])
 def test_networks_of_timm_by_their_names_on_the_hub(source, monkeypatch):
     name = f"{source}resnet18.a1_in1k"
     at = Representation(name, "layer1", "random", size=32)
