@@ -23,7 +23,6 @@ from invariances.features.shards import Shards
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 
-
 TRIAL, LOOK = 4, 4
 """Images that a build encodes to try the memory layout, and to see whether what is there still holds."""
 
