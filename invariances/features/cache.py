@@ -25,7 +25,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from invariances.data.datasets import Images, collate, fingerprint, hash_of, items, tell
+from invariances.features.config import CacheConfig, Precision, StoredType
 from invariances.features.filling import FeaturePass
 from invariances.features.networks import LABELS, MOMENTS
 from invariances.features.shards import Array, Shards, writing
@@ -41,8 +42,6 @@ from invariances.system.checks import choice
 from invariances.system.errors import UserError, nearest
 from invariances.system.files import cache_home
 
-StoredType = Literal["float16", "float32"]
-Precision = Literal["32-true", "bf16-mixed"]
 Indices = Sequence[int] | Array | Tensor
 
 
@@ -158,11 +157,8 @@ def build_cache(
     dataset: Images,
     autoencoder: nn.Module,
     representations: Representation | Sequence[Representation],
+    config: CacheConfig = CacheConfig(),
     *,
-    folder: Path | str | None = None,
-    dtype: StoredType = "float16",
-    max_gb: float = 20.0,
-    batch_size: int = 64,
     precision: Precision = "32-true",
     workers: int = 0,
     progress: bool = True,
@@ -174,12 +170,9 @@ def build_cache(
         autoencoder: with `encode(images) -> posterior`, `latent_shape` or `latent_dim`, and `fingerprint()`.
         representations: the layers; those of one network are computed in one pass, on the device where it is, which
             must be the autoencoder's too.
-        folder: of all caches; `$XDG_CACHE_HOME/invariances/features` by default.
-        dtype: of stored representations, "float16" or "float32"; probabilities are always float32, since
-            float16 has none below 6e-8.
-        max_gb: what all arrays of this cache may take on the disk, in units of 10⁹ bytes. Layers that do not fit,
-            the largest first, are computed at every read.
-        batch_size: images per pass.
+        config: where arrays are kept, how representations are stored (probabilities always as float32, since float16
+            has none below 6e-8), and the room for all arrays of this cache: layers that do not fit, the largest first,
+            are computed at every read.
         precision: "32-true", or "bf16-mixed": the autoencoder (not the network) in bfloat16.
         workers: processes that load items; 0 loads the next batch in a thread meanwhile.
         progress: a bar with images/s and time left.
@@ -188,18 +181,17 @@ def build_cache(
         UserError: an empty data set, items that are no images, images that are not the autoencoder's size, parts on
             different devices, a network that gives NaN or infinity, a folder that cannot be written, or a full disk.
     """
-    choice("cache.dtype", dtype, StoredType)
     choice("precision", precision, Precision)
     layers = _by_layer(representations)
     if not len(cast(Sized, dataset)):
         raise UserError("the data set is empty; give at least one picture")
-    root = Path(folder).expanduser() if folder else cache_home() / "features"
-    data = fingerprint(dataset, batch_size, workers, progress)
-    work = FeaturePass(dataset, autoencoder, layers, batch_size, workers, progress, precision)
-    arrays = _arrays(root, data, work, dtype)
+    root = Path(config.folder).expanduser() if config.folder else cache_home() / "features"
+    data = fingerprint(dataset, config.batch_size, workers, progress)
+    work = FeaturePass(dataset, autoencoder, layers, config.batch_size, workers, progress, precision)
+    arrays = _arrays(root, data, work, config.dtype)
     work.renew(arrays)
     left_out: set[str] = set()
-    while missing := _missing(arrays, max_gb, left_out):
+    while missing := _missing(arrays, config.max_gb, left_out):
         _check_room(root, missing)
         work.fill(missing)
         arrays |= missing

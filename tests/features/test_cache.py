@@ -19,6 +19,7 @@ from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.data.images import ImageFolder
 from invariances.features import shards
 from invariances.features.cache import build_cache
+from invariances.features.config import CacheConfig
 from invariances.features.shards import Shards
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
@@ -109,8 +110,11 @@ def street(tmp_path, monkeypatch):
 
 
 def build(street, dataset=None, **options):
-    options = {"batch_size": 8, "progress": False, **options}
-    return build_cache(Pictures() if dataset is None else dataset, *street, **options)
+    running = {name: options.pop(name) for name in ("workers", "precision") if name in options}
+    folder = options.pop("folder", None)
+    config = CacheConfig(**{"batch_size": 8, "folder": str(folder) if folder else None, **options})
+    pictures = Pictures() if dataset is None else dataset
+    return build_cache(pictures, *street, config, progress=False, **running)
 
 
 def expected(street, dataset, layer):
@@ -553,7 +557,7 @@ def test_bad_data_sets_get_a_sentence(street):
     ]:
         with pytest.raises(UserError, match=words):
             build(street, data)
-    with pytest.raises(UserError, match="cache.dtype is 'float8'; use"):
+    with pytest.raises(UserError, match=r"cache.dtype is 'float8'; use"):
         build(street, dtype="float8")
     with pytest.raises(UserError, match="not all different"):
         build((street[0], [street[1][0], street[1][0]]))
