@@ -3,13 +3,15 @@
 `build_cache` passes each item of a data set once through the frozen networks and keeps the results as arrays on disk
 (`Shards`), one folder each under `$XDG_CACHE_HOME/invariances/features/`:
 
-- moments: mean and logvar side by side, (N, 2D) float32; labels: (N,) int64, -1 where items have none.
+- moments: mean and logvar side by side, (N, 2D) float32, or (N, 2, C, H, W) where latents are maps; labels: (N,)
+  int64, -1 where items have none.
 - one array per layer: z, (N, C) or (N, C, H, W), float16 unless asked otherwise; float32 where a value is beyond
   float16's 65504, which is said on stderr.
 
 A folder's name is a hash of what its array depends on: the data set (files with sizes and times, crops), and the
-autoencoder's weights, or the network's weights, layer, preprocessing and the dtype. A changed input is another
-folder; another layer or a second run share what is there. A build holds a lock per array, which the system releases
+autoencoder's weights, or the network's weights and code, layer, preprocessing and the dtype. A changed input is another
+folder; another layer or a second run share what is there. No hash sees all of the code that a network runs, so a few
+rows of what is there are computed again and compared. A build holds a lock per array, which the system releases
 when the process ends however it ends; a second process waits, then finds the rows there. Interrupted builds go on
 from the last rows that the manifest counts. Arrays that do not fit into `max_gb` are not kept: their
 representations are computed whenever they are asked for.
@@ -23,7 +25,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -31,20 +33,22 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from invariances.data.datasets import Images, collate, fingerprint, hash_of, items, tell
-from invariances.features.filling import LABELS, MOMENTS, FeaturePass
+from invariances.features.config import CacheConfig, Precision, StoredType
+from invariances.features.filling import FeaturePass
+from invariances.features.networks import LABELS, MOMENTS
 from invariances.features.shards import Array, Shards, writing
 from invariances.representation.representation import Representation
+from invariances.system.checks import choice
 from invariances.system.errors import UserError, nearest
 from invariances.system.files import cache_home
 
-StoredType = Literal["float16", "float32"]
 Indices = Sequence[int] | Array | Tensor
 
 
 class FeatureCache(Dataset[dict[str, Any]]):
     """The features of a data set, read from disk, or computed where they are not kept.
 
-    Items are dicts: mean (D,), logvar (D,), z (a dict: layer -> representation), label (-1: none), index.
+    Items are dicts: mean and logvar (*latent_shape), z (a dict: layer -> representation), label (-1: none), index.
 
     Attributes:
         n: number of items.
@@ -92,12 +96,13 @@ class FeatureCache(Dataset[dict[str, Any]]):
         return torch.from_numpy(self._labels.read(np.arange(self.n)))
 
     def moments(self, indices: Indices) -> tuple[Tensor, Tensor]:
-        """Mean and logvar of some items, each (B, D) float32."""
-        mean, logvar = torch.from_numpy(self._moments.read(self._checked(indices))).chunk(2, dim=1)
+        """Mean and logvar of some items, each (B, *latent_shape) float32."""
+        rows = torch.from_numpy(self._moments.read(self._checked(indices)))
+        mean, logvar = rows.chunk(2, dim=1) if rows.dim() == 2 else rows.unbind(1)
         return mean, logvar
 
     def batch(self, indices: Indices, layer: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and logvar (B, D) and representation (B, C) or (B, C, H, W) of some items, float32 on the CPU.
+        """Mean and logvar (B, *latent_shape) and representation (B, C) or (B, C, H, W) of some items, float32, CPU.
 
         Raises:
             UserError: the cache has no such layer.
@@ -132,7 +137,7 @@ class FeatureCache(Dataset[dict[str, Any]]):
 
 
 class LayerFeatures(Dataset[tuple[Tensor, ...]]):
-    """(mean (D,), logvar (D,), z) of one layer; whole batches at once in a loader with `collate_fn=tuple`."""
+    """(mean, logvar, z) of one layer, of one item each; whole batches at once in a loader with `collate_fn=tuple`."""
 
     def __init__(self, cache: FeatureCache, name: str) -> None:
         self.cache, self.name, self.shape = cache, name, cache.shape(name)
@@ -152,12 +157,9 @@ def build_cache(
     dataset: Images,
     autoencoder: nn.Module,
     representations: Representation | Sequence[Representation],
+    config: CacheConfig = CacheConfig(),
     *,
-    folder: Path | str | None = None,
-    dtype: StoredType = "float16",
-    max_gb: float = 20.0,
-    batch_size: int = 64,
-    precision: str = "32-true",
+    precision: Precision = "32-true",
     workers: int = 0,
     progress: bool = True,
 ) -> FeatureCache:
@@ -165,54 +167,31 @@ def build_cache(
 
     Args:
         dataset: of dict items with an `image`; see the top of this file.
-        autoencoder: with `encode(images) -> posterior` and `fingerprint()`.
-        representations: the layers; those of one network are computed in one pass.
-        folder: of all caches; `$XDG_CACHE_HOME/invariances/features` by default.
-        dtype: of stored representations, "float16" or "float32"; probabilities are always float32, since
-            float16 has none below 6e-8.
-        max_gb: what all arrays of this cache may take on the disk, in units of 10⁹ bytes. Layers that do not fit,
-            the largest first, are computed at every read.
-        batch_size: images per pass.
+        autoencoder: with `encode(images) -> posterior`, `latent_shape` or `latent_dim`, and `fingerprint()`.
+        representations: the layers; those of one network are computed in one pass, on the device where it is, which
+            must be the autoencoder's too.
+        config: where arrays are kept, how representations are stored (probabilities always as float32, since float16
+            has none below 6e-8), and the room for all arrays of this cache: layers that do not fit, the largest first,
+            are computed at every read.
         precision: "32-true", or "bf16-mixed": the autoencoder (not the network) in bfloat16.
         workers: processes that load items; 0 loads the next batch in a thread meanwhile.
         progress: a bar with images/s and time left.
 
     Raises:
-        UserError: an empty data set, items that are no images, images that are not the autoencoder's size, a network
-            that gives NaN or infinity, a folder that cannot be written, or a full disk.
+        UserError: an empty data set, items that are no images, images that are not the autoencoder's size, parts on
+            different devices, a network that gives NaN or infinity, a folder that cannot be written, or a full disk.
     """
-    if dtype not in ("float16", "float32"):
-        raise UserError(f"cache.dtype {dtype!r} is unknown; use 'float16' or 'float32'")
-    given = [representations] if isinstance(representations, Representation) else list(representations)
-    layers = {each.layer: each for each in given}
-    if len(layers) < len(given):
-        raise UserError(
-            f"layers {[each.layer for each in given]} are not all different; build one cache for each network"
-        )
-    count = len(cast(Sized, dataset))
-    if not count:
+    choice("precision", precision, Precision)
+    layers = _by_layer(representations)
+    if not len(cast(Sized, dataset)):
         raise UserError("the data set is empty; give at least one picture")
-    root = Path(folder).expanduser() if folder else cache_home() / "features"
-    data, code = fingerprint(dataset, batch_size, workers, progress), cast(Any, autoencoder)
-    arrays = {
-        LABELS: _array(root, [data], count, (), "int64", {"kind": "labels"}),
-        MOMENTS: _array(
-            root,
-            [data, code.fingerprint(), *([] if precision == "32-true" else ["bfloat16"])],
-            count,
-            (2 * int(code.latent_dim),),
-            "float32",
-            {"kind": "moments", "autoencoder": type(code).__name__},
-        ),
-    }
-    for layer, each in layers.items():
-        about = {"kind": "representation", "network": each.network_name, "layer": layer}
-        number = "float32" if each.probabilities else dtype
-        key = [data, each.fingerprint(), number]
-        arrays[layer] = _array(root, key, count, each, number, about)
-    work = FeaturePass(dataset, autoencoder, layers, batch_size, workers, progress, precision)
+    root = Path(config.folder).expanduser() if config.folder else cache_home() / "features"
+    data = fingerprint(dataset, config.batch_size, workers, progress)
+    work = FeaturePass(dataset, autoencoder, layers, config.batch_size, workers, progress, precision)
+    arrays = _arrays(root, data, work, config.dtype)
+    work.renew(arrays)
     left_out: set[str] = set()
-    while missing := _missing(arrays, max_gb, left_out):
+    while missing := _missing(arrays, config.max_gb, left_out):
         _check_room(root, missing)
         work.fill(missing)
         arrays |= missing
@@ -220,22 +199,41 @@ def build_cache(
     return FeatureCache(dataset, arrays[MOMENTS], arrays[LABELS], stored, layers)
 
 
+def _by_layer(representations: Representation | Sequence[Representation]) -> dict[str, Representation]:
+    given = [representations] if isinstance(representations, Representation) else list(representations)
+    layers = {each.layer: each for each in given}
+    if len(layers) < len(given):
+        raise UserError(
+            f"layers {[each.layer for each in given]} are not all different; build one cache for each network"
+        )
+    return layers
+
+
+def _arrays(root: Path, data: str, work: FeaturePass, dtype: StoredType) -> dict[str, Shards]:
+    """All arrays of a cache, each as it is on the disk, or else still to be built."""
+    code = cast(Any, work.autoencoder)
+    half = [] if work.precision == "32-true" else ["bfloat16"]
+    about = {"kind": "moments", "autoencoder": type(code).__name__}
+    arrays = {
+        LABELS: _array(root, [data], work, LABELS, "int64", {"kind": "labels"}),
+        MOMENTS: _array(root, [data, code.fingerprint(), *half], work, MOMENTS, "float32", about),
+    }
+    for layer, each in work.layers.items():
+        about = {"kind": "representation", "network": each.network_name, "layer": layer}
+        number = "float32" if each.probabilities else dtype
+        arrays[layer] = _array(root, [data, each.fingerprint(), number], work, layer, number, about)
+    return arrays
+
+
 def _array(
-    root: Path,
-    key: list[str],
-    rows: int,
-    shape: tuple[int, ...] | Representation,
-    dtype: str,
-    about: dict[str, Any],
+    root: Path, key: list[str], work: FeaturePass, name: str, dtype: str, about: dict[str, Any]
 ) -> Shards:
     """The array of this key: as it is on the disk, or else still to be built."""
+    rows = len(cast(Sized, work.dataset))
     folder = root / hash_of([about["kind"], rows, *key])[:32]
     found = Shards.load(folder)
-    if found is None:
-        row = (
-            shape.shape if isinstance(shape, Representation) else shape
-        )  # measured only where it is not known
-        found = Shards(folder, rows, row, dtype, about={**about, "key": key})
+    if found is None:  # measured only now that it is not known
+        found = Shards(folder, rows, work.row(name), dtype, about={**about, "key": key})
     return found
 
 

@@ -1,4 +1,4 @@
-"""The one pass of a data set through the frozen networks that fills a cache's arrays, and what it reads.
+"""The one pass of a data set through the frozen networks that fills a cache's arrays.
 
 Items are loaded in batches, the next one while the networks work on this one. Every few seconds the rows so far are
 brought to the disk for certain, so that an interrupted pass goes on from there.
@@ -9,22 +9,23 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from invariances.data.datasets import Batch, Images, batches, tell
+from invariances.data.datasets import Batch, Images, batches, collate, items, tell
+from invariances.features.networks import LABELS, MOMENTS, FrozenParts
 from invariances.features.shards import Shards, writing
-from invariances.representation.representation import Representation, Representations
+from invariances.features.stale import differs, rows_to_try
+from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 
-MOMENTS, LABELS = "(moments)", "(labels)"
 COMMIT_SECONDS = 5.0
 """At most this much work is lost to a kill."""
 HALF_MAX = 65504.0
@@ -40,12 +41,15 @@ class FeaturePass:
 
     Args:
         dataset: of dict items with an `image`.
-        autoencoder: with `encode(images)` and perhaps `image_size`.
+        autoencoder: as of `build_cache`.
         layers: the representations by layer; those of one network run together.
         batch_size: images at a time.
         workers: of the loader.
         progress: a bar on stderr.
         precision: "32-true", or "bf16-mixed": the autoencoder in bfloat16.
+
+    Raises:
+        UserError: the parts are on different devices.
     """
 
     def __init__(
@@ -59,8 +63,53 @@ class FeaturePass:
         precision: str = "32-true",
     ) -> None:
         self.dataset, self.autoencoder, self.layers = dataset, autoencoder, layers
-        self.half = precision != "32-true"
+        self.precision = precision
+        self._parts = FrozenParts(autoencoder, layers, precision != "32-true")
         self.batch_size, self.workers, self.progress = batch_size, workers, progress
+
+    def renew(self, arrays: dict[str, Shards]) -> None:
+        """Takes rows away that the networks would not give today, with a line: entries are replaced by empty ones.
+
+        Some rows of each array that is there, complete or not, are computed again. Networks that were let through
+        although they are no functions of the picture are believed.
+        """
+        for name in self._stale(arrays):
+            array = arrays[name]
+            with _locked(array.folder):
+                if self._stale({name: Shards.load(array.folder) or array}):  # nobody has mended it meanwhile
+                    what = "the autoencoder" if name == MOMENTS else f"layer {name!r}"
+                    tell(
+                        f"{what} gives other values now than those that were cached: they are computed again"
+                    )
+                    Shards(
+                        array.folder, array.rows, self.row(name), array.dtype.name, about=array.about
+                    ).start()
+            arrays[name] = Shards.load(array.folder) or array
+
+    def row(self, name: str) -> tuple[int, ...]:
+        """The shape of a row of an array, as the networks give it today."""
+        if name == LABELS:
+            return ()
+        if name != MOMENTS:
+            return self.layers[name].shape
+        latent = self._parts.latent_shape
+        return (2 * latent[0],) if len(latent) == 1 else (2, *latent)
+
+    def _stale(self, arrays: Mapping[str, Shards]) -> list[str]:
+        """The names of arrays that hold other rows than the networks give today."""
+        tried = [
+            name
+            for name, array in arrays.items()
+            if array.done and (name == MOMENTS or (name != LABELS and self.layers[name].check))
+        ]
+        if not tried:
+            return []
+        rows = rows_to_try(min(arrays[name].done for name in tried))
+        batch = collate(items(self.dataset, rows))
+        self._check_size(batch)
+        now = self._parts.features(batch, tried)
+        kept = {name: torch.from_numpy(arrays[name].read(np.array(rows))) for name in tried}
+        return [name for name in tried if differs(kept[name], now[name])]
 
     def fill(self, arrays: dict[str, Shards]) -> None:
         """Completes the arrays, each by its name, from wherever they stand, after waiting for others who do.
@@ -96,8 +145,7 @@ class FeaturePass:
     def _run(self, arrays: Mapping[str, Shards]) -> None:
         count = next(iter(arrays.values())).rows
         first = min(array.done for array in arrays.values())
-        training, saved = self.autoencoder.training, time.monotonic()
-        self.autoencoder.eval()
+        saved = time.monotonic()
         bar = tqdm(
             total=count,
             initial=first,
@@ -112,7 +160,7 @@ class FeaturePass:
                 self._check_size(batch)
                 stop = start + len(batch["label"])
                 wanted = {name: array for name, array in arrays.items() if array.written < stop}
-                for name, values in self._features(batch, list(wanted)).items():
+                for name, values in self._parts.features(batch, list(wanted)).items():
                     wanted[name].write(start, _checked(values, name, wanted[name], batch).numpy())
                 bar.update(stop - start)
                 if time.monotonic() - saved > COMMIT_SECONDS:
@@ -127,7 +175,6 @@ class FeaturePass:
             raise
         finally:
             bar.close()
-            self.autoencoder.train(training)
             for array in arrays.values():
                 array.close()
 
@@ -138,30 +185,6 @@ class FeaturePass:
                 f"images have {size[0]} × {size[1]} pixels and the autoencoder takes {wanted} × {wanted}; "
                 f"load them with size={wanted}"
             )
-
-    @torch.inference_mode()
-    def _features(self, batch: Batch, names: Sequence[str]) -> dict[str, Tensor]:
-        """The named features of a batch, on the CPU."""
-        weight = next(self.autoencoder.parameters(), torch.empty(0))
-        images = batch["image"].to(weight.device).contiguous(memory_format=torch.channels_last)
-        found: dict[str, Tensor] = {}
-        if LABELS in names:
-            found[LABELS] = batch["label"]
-        if MOMENTS in names:
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=self.half):
-                posterior = cast(Any, self.autoencoder).encode(images)
-            found[MOMENTS] = torch.cat([posterior.mean, posterior.logvar], dim=1)
-        for group in together([self.layers[name] for name in names if name in self.layers]):
-            found |= group(images)
-        return {name: values.cpu() for name, values in found.items()}
-
-
-def together(representations: Sequence[Representation]) -> list[Representations]:
-    """The same layers, grouped by the network that they share, so that each network runs once."""
-    groups: dict[int, list[Representation]] = {}
-    for each in representations:
-        groups.setdefault(id(each._cuts), []).append(each)
-    return [Representations(group) for group in groups.values()]
 
 
 def _checked(values: Tensor, name: str, array: Shards, batch: Batch) -> Tensor:

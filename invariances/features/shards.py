@@ -92,7 +92,7 @@ class Shards:
     def load(cls, folder: Path) -> Shards | None:
         """What is in `folder`, complete or not; None where nothing whole is."""
         try:
-            told = json.loads((folder / _MANIFEST).read_text())
+            told = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             if told["version"] != VERSION:
                 return None
             found = cls(
@@ -179,14 +179,14 @@ class Shards:
             "about": self.about,
         }
         draft = self.folder / f"{_MANIFEST}.draft"
-        with draft.open("w") as file:
+        with draft.open("w", encoding="utf-8") as file:
             json.dump(told, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(self.folder / _MANIFEST)
 
     def read(self, indices: Array) -> Array:
-        """The rows at `indices` (B,), int64 in [0, rows), as a new array (B, *shape)."""
+        """The rows at `indices` (B,), int64 in [0, done), as a new array (B, *shape)."""
         maps = self._mapped()
         if len(maps) == 1:
             return maps[0][indices]
@@ -200,8 +200,8 @@ class Shards:
     def _mapped(self) -> list[Array]:
         """All shards, mapped; not read until touched, and given back to the system when memory is short."""
         if not self._maps:
-            for first in range(0, self.rows, self.rows_per_shard):
-                rows = min(self.rows_per_shard, self.rows - first)
+            for first in range(0, self.done, self.rows_per_shard):
+                rows = min(self.rows_per_shard, self.done - first)
                 path = self._path(first // self.rows_per_shard)
                 self._maps.append(np.asarray(np.memmap(path, self.dtype, "r", shape=(rows, *self.shape))))
         return self._maps

@@ -116,12 +116,16 @@ class Cuts:
             given.shape, 2, self.preprocessing.shape, module, extra if isinstance(extra, int) else None
         )
 
-    def arrange(self, tap: Tap, outputs: Mapping[Tap, Tensor], layer: str, token: str) -> Tensor:
-        """The tap's raw output as a map or vector."""
+    def _readable(self, tap: Tap) -> Layout:
         read = self.layout(tap)
         if isinstance(read, str):
-            raise UserError(f"layer {layer!r} of {self.source.title} {read}; choose another layer.")
-        return read.arrange(outputs[tap], token)
+            name = f"layer {tap.module!r}" if tap.module else "the output"
+            raise UserError(f"{name} of {self.source.title} {read}; choose another layer.")
+        return read
+
+    def arrange(self, tap: Tap, outputs: Mapping[Tap, Tensor], token: str) -> Tensor:
+        """The tap's raw output as a map or vector."""
+        return self._readable(tap).arrange(outputs[tap], token)
 
     def run(self, images: Tensor, taps: Iterable[Tap]) -> tuple[Tensor, dict[Tap, Tensor]]:
         """(network input, raw output of each tap)."""
@@ -149,10 +153,10 @@ class Cuts:
 
     def _extractor(self, taps: tuple[Tap, ...], device: torch.device) -> Extractor:
         """Checked on the probe."""
-        probe = self._probe(self._run_once[0])  # says first where the network cannot run at all
+        axes = [self._readable(tap).batch_axis for tap in taps]
+        probe = self._probe(self._run_once[0])
         with private_chance(device):
             extractor = Extractor(self.network, taps, probe)
-            axes = [None if isinstance(read := self.layout(tap), str) else read.batch_axis for tap in taps]
             if self.source.lacking:
                 check_weights(extractor, probe, self.source)
             if self.check:

@@ -69,15 +69,13 @@ def _needed(network: nn.Module) -> list[str]:
     return [each.name for each in parameters if each.kind in kinds and each.default is each.empty]
 
 
-def checked_function(
-    extractor: Extractor, probe: Tensor, batch_axes: Sequence[int | None], title: str
-) -> None:
+def checked_function(extractor: Extractor, probe: Tensor, batch_axes: Sequence[int], title: str) -> None:
     """Refuses layers that answer differently to the same picture: by chance, or for the pictures beside it.
 
     Args:
         extractor: of the layers.
         probe: two different pictures, as the network takes them.
-        batch_axes: of each layer's output; None where it cannot be read anyway.
+        batch_axes: of each layer's output.
         title: the network's.
 
     Raises:
@@ -95,9 +93,8 @@ def checked_function(
                 f"on the others in its batch; {_ANYWAY}."
             ) from error
         for tap, axis, among, single in zip(extractor.taps, batch_axes, truth, alone, strict=True):
-            if axis is not None:
-                name = _called(tap.module, title)
-                _same(single, among.narrow(axis, 0, 1), name, "a picture alone and beside another", _MATES)
+            name = _called(tap.module, title)
+            _same(single, among.narrow(axis, 0, 1), name, "a picture alone and beside another", _MATES)
 
 
 _ANYWAY = "pass check=False to Representation to go on all the same"

@@ -182,11 +182,11 @@ class Representation(nn.Module):
     def with_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(z, logits (N, classes)) in one pass."""
         inputs, outputs = self._cuts.run(images, [*self._taps(), END])
-        return self._read(inputs, outputs), self._cuts.arrange(END, outputs, "logits", self.token)
+        return self._read(inputs, outputs), self._cuts.arrange(END, outputs, self.token)
 
     def logits(self, images: Tensor) -> Tensor:
         """The network's output (N, classes) for images (N, 3, H, W) in [-1, 1]."""
-        return self._cuts.arrange(END, self._cuts.run(images, [END])[1], "logits", self.token)
+        return self._cuts.arrange(END, self._cuts.run(images, [END])[1], self.token)
 
     def _taps(self) -> list[Tap]:
         if self._place.kind == "module":
@@ -198,7 +198,7 @@ class Representation(nn.Module):
         if self._place.kind == "input":
             return inputs
         (tap,) = self._taps()
-        z = self._cuts.arrange(tap, outputs, self.layer, self.token)
+        z = self._cuts.arrange(tap, outputs, self.token)
         return z.softmax(1) if self.probabilities else z
 
     def train(self, mode: bool = True) -> Representation:
@@ -219,8 +219,10 @@ class Representation(nn.Module):
         """Several layers of one network in one pass; arguments as for Representation."""
         if not layers or isinstance(layers, str):
             raise UserError(f"layers is {layers!r}; give a list of at least one layer.")
-        first = Representation(network, layers[0], weights, **options)
-        return Representations([first, *(first.at(layer) for layer in layers[1:])])
+        given = network.network if isinstance(network, Representation) else network
+        names = [name_of(layer, given) for layer in layers]
+        first = Representation(network, names[0], weights, **options)
+        return Representations([first, *(first.at(name) for name in names[1:])])
 
     @staticmethod
     def layers(network: str | nn.Module, weights: Any = None, **options: Any) -> dict[str, tuple[int, ...]]:
@@ -329,7 +331,7 @@ class Representations(nn.Module):
         """({layer: z}, logits (N, classes)) in one pass."""
         inputs, outputs = self._run(images, [END])
         first = next(iter(self))
-        logits = first._cuts.arrange(END, outputs, "logits", first.token)
+        logits = first._cuts.arrange(END, outputs, first.token)
         return {each.layer: each._read(inputs, outputs) for each in self}, logits
 
     def _run(self, images: Tensor, more: list[Tap]) -> tuple[Tensor, dict[Tap, Tensor]]:

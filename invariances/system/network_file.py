@@ -72,9 +72,9 @@ def read_network(
         raise UserError(f"there is no {kind} at {path}; {remedy}")
     try:
         with safe_open(path, framework="pt") as file:
-            architecture: dict[str, Any] = json.loads((file.metadata() or {}).get("architecture", "{}"))
+            architecture = _described(file.metadata() or {})
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); {remedy}") from error
     names = [name] if isinstance(name, str) else list(name)
     found = architecture.get("name")
@@ -85,3 +85,12 @@ def read_network(
     return architecture, {
         key: each.float() if each.is_floating_point() else each for key, each in tensors.items()
     }
+
+
+def _described(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The architecture in a file's metadata; nothing where others wrote it, who mean other things by the word."""
+    try:
+        said = json.loads(metadata.get("architecture", "{}"))
+    except json.JSONDecodeError:
+        return {}
+    return said if isinstance(said, dict) else {}

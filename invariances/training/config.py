@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+from invariances.features.config import CacheConfig as CacheConfig
+from invariances.features.config import Precision as Precision
 from invariances.flow.config import FlowConfig
 from invariances.system.checks import choice, number, text
 from invariances.system.errors import UserError
@@ -15,8 +17,6 @@ Optimizer = Literal["adam", "muon"]
 Schedule = Literal["constant", "cosine"]
 Keep = Literal["best", "last"]
 Crop = Literal["center", "random"]
-StoredType = Literal["float16", "float32"]
-Precision = Literal["32-true", "bf16-mixed"]
 
 PUBLISHED_RATE = 4.5e-6
 """Published learning rate per picture of a step."""
@@ -68,30 +68,6 @@ class DataConfig:
             raise UserError(
                 f"data.views is {self.views}, but every center crop is the same; use crop 'random'"
             )
-
-
-@dataclass(frozen=True)
-class CacheConfig:
-    """Where features are kept between runs, and how much room they may take.
-
-    Args:
-        folder: Folder of all caches; by default $XDG_CACHE_HOME/invariances/features.
-        max_gb: Disk budget of one cache in GB; representations that need more are computed at every step.
-        dtype: How representations are stored.
-        batch_size: Pictures per pass while caching.
-    """
-
-    folder: str | None = None
-    max_gb: float = 20.0
-    dtype: StoredType = "float16"
-    batch_size: int = 32
-
-    def __post_init__(self) -> None:
-        if self.folder is not None:
-            text("cache.folder", self.folder)
-        number("cache.max_gb", self.max_gb, 0)
-        choice("cache.dtype", self.dtype, StoredType)
-        number("cache.batch_size", self.batch_size, 1, 65_537, whole=True)
 
 
 @dataclass(frozen=True)

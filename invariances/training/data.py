@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from invariances.features.stream import Features
 from invariances.flow.flow import ConditionalFlow
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.training.config import CacheConfig, DataConfig
+from invariances.training.config import CacheConfig, DataConfig, Precision
 
 Pictures = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Images = Pictures | Dataset[dict[str, Any]]
@@ -49,7 +48,7 @@ class FeatureData:
         held_out: Images | None = None,
         config: DataConfig = DataConfig(),
         cache: CacheConfig = CacheConfig(),
-        precision: str = "32-true",
+        precision: Precision = "32-true",
         progress: bool = True,
     ) -> None:
         self.images, self.held_out = images, held_out
@@ -116,10 +115,7 @@ class FeatureData:
                 dataset,
                 autoencoder,
                 list(representations),
-                folder=Path(self.cache.folder) if self.cache.folder else None,
-                dtype=self.cache.dtype,
-                max_gb=self.cache.max_gb,
-                batch_size=self.cache.batch_size,
+                self.cache,
                 precision=self.precision,
                 progress=self.progress,
             )

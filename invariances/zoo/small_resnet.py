@@ -6,9 +6,9 @@ can be taken at any of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from invariances.flow.residual_block import ResidualBlock
 from invariances.system.errors import UserError
 from invariances.system.network_file import read_network, save_network
 from invariances.zoo.small_alexnet import SmallAlexNet
-
-if TYPE_CHECKING:
-    pass
 
 
 class SmallResNet(nn.Module):
@@ -103,9 +100,26 @@ def load_classifier(path: str | Path) -> SmallResNet | SmallAlexNet:
     Raises:
         UserError: the file is missing, truncated, or holds no classifier of this project.
     """
-    architecture, tensors = read_network(
-        path, list(KINDS), "classifier", "train one with `invariances models build shapes`"
+    remedy = (
+        "train one with `invariances models build shapes`, or give the weights of another network beside a network's "
+        "name or module, as weights=…"
     )
-    network = KINDS[architecture.pop("name")](**architecture)
-    network.load_state_dict(tensors)
+    architecture, tensors = read_network(path, list(KINDS), "classifier", remedy)
+    try:
+        network = _empty(architecture, max(map(len, tensors.values()), default=0) + len(tensors))
+        network.load_state_dict(tensors, assign=True)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is damaged ({reason}); fetch or train the classifier again") from error
     return network.requires_grad_(False).eval()
+
+
+def _empty(architecture: Mapping[str, Any], most: int) -> SmallResNet | SmallAlexNet:
+    """The network of a file, without weights: nothing of the size that a damaged file claims is made."""
+    options = dict(architecture)
+    kind = KINDS[options.pop("name")]
+    classes = options.get("classes")
+    if sum(options.get("blocks", [])) > most or (isinstance(classes, int) and classes > most):
+        raise ValueError("its tensors are fewer than it says")
+    with torch.device("meta"):
+        return kind(**options)

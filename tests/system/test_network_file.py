@@ -41,3 +41,23 @@ def test_others_may_read_the_file_as_the_umask_has_it(tmp_path):
     path = save_network(tmp_path / "n.safetensors", {"name": "toy"}, {"a": torch.zeros(1)})
     (tmp_path / "plain").write_text("")
     assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"blocks": [10**7] * 4},
+        {"width": 10**6},
+        {"blocks": "four"},
+        {"classes": 3},
+        {"more": 1},
+        {"blocks": [1]},
+    ],
+)
+def test_a_classifier_that_claims_what_it_has_not_is_refused_at_once(tmp_path, change):
+    network = SmallResNet(2, width=2)
+    path = save_network(
+        tmp_path / "c.safetensors", {"name": "SmallResNet", **network.config, **change}, network.state_dict()
+    )
+    with pytest.raises(UserError, match=r"c\.safetensors is damaged"):
+        load_classifier(path)
