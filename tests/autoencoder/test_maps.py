@@ -89,7 +89,9 @@ def test_pixels_lose_nothing():
 
 def test_published_names_are_read_in_both_forms(tmp_path):
     code = TinyAutoencoder(4, pooled=True).eval()
-    own = {name: each.clone(memory_format=torch.contiguous_format) for name, each in code.state_dict().items()}
+    own = {
+        name: each.clone(memory_format=torch.contiguous_format) for name, each in code.state_dict().items()
+    }
     theirs = {}
     for name, each in own.items():
         side, place, rest = name.split(".", 2)
