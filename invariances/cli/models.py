@@ -147,8 +147,8 @@ def build(name: str, output: str = "models", photos: str | None = None, weights:
         output: Folder to write to.
         photos: For animals and photos: folder that holds `animalfaces10/` and `animals64/`; for the photos also
             `animals64_more.tar` and `dogs64.tar`.
-        weights: For the animals: file of timm's tf_efficientnet_lite0. For the photos: AlexNet's convolutions and LPIPS'
-            linear layers.
+        weights: For the animals: file of timm's tf_efficientnet_lite0. For the photos: file of AlexNet's convolutions
+            and LPIPS' linear layers.
 
     Example:
         invariances models build shapes --output models
