@@ -143,10 +143,12 @@ def build(name: str, output: str = "models", photos: str | None = None, weights:
     """Train shipped models again from nothing, and write them to a folder; takes hours, and goes on where it stopped.
 
     Args:
-        name: `shapes` or `animals`; a shipped model's own name stands for all that are trained with it.
+        name: `shapes`, `animals` or `photos`; a shipped model's own name stands for all that are trained with it.
         output: Folder to write to.
-        photos: For the animals: folder that holds `animalfaces10/` and `animals64/`.
-        weights: For the animals: file of timm's tf_efficientnet_lite0.
+        photos: For animals and photos: folder that holds `animalfaces10/` and `animals64/`; for the photos also
+            `animals64_more.tar` and `dogs64.tar`.
+        weights: For the animals: file of timm's tf_efficientnet_lite0. For the photos: file of AlexNet's convolutions
+            and LPIPS' linear layers.
 
     Example:
         invariances models build shapes --output models
@@ -154,15 +156,21 @@ def build(name: str, output: str = "models", photos: str | None = None, weights:
     """
     from invariances import zoo
 
-    if name not in ("shapes", "animals") and "package" not in zoo.entry(name):
+    if name not in ("shapes", "animals", "photos") and "package" not in zoo.entry(name):
         raise UserError(f"{name} was not trained here; `invariances models download {name}` fetches it.")
     if name.startswith("shapes"):
         from invariances.recipes import shapes_models as shapes
 
         shapes.build(output)
+        print(Path(output))
+        return
+    if photos is None or weights is None:
+        raise UserError(f"building {name} needs --photos FOLDER and --weights FILE; see --help.")
+    if name in ("photos", "photos64_ae", "alexnet_animals"):
+        from invariances.recipes import photos_flow
+
+        photos_flow.build(output, photos, weights)
     else:
-        if photos is None or weights is None:
-            raise UserError(f"building {name} needs --photos FOLDER and --weights FILE; see --help.")
         from invariances.recipes import animals_models as animals
 
         animals.build(output, photos, weights)

@@ -64,7 +64,7 @@ class LayeredFlow(nn.Module):
 
     def at(self, layer: str | None) -> ConditionalFlow:
         """The flow of one layer, or of none; it shares these weights."""
-        shape = () if layer is None else self.layers[layer]
+        shape = () if layer is None else self.embedder(layer).shape
         with torch.device("meta"):
             flow = ConditionalFlow(self.config, self.latent_shape, shape, layer in self.probabilities)
         flow.transform = self.transform

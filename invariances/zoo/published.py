@@ -15,6 +15,7 @@ from invariances.autoencoder.bigae import BigAE
 from invariances.autoencoder.biggan import BigGAN, UpsamplingConv
 from invariances.autoencoder.dequantiser import Dequantiser
 from invariances.autoencoder.lpips import LPIPS
+from invariances.autoencoder.tiny import TinyAutoencoder
 from invariances.flow.flow import ConditionalFlow
 from invariances.system.errors import UserError
 
@@ -145,7 +146,7 @@ def rules(module: nn.Module, names: Iterable[str] = ()) -> dict[str, Rule]:
     if isinstance(module, LPIPS):
         whole = any(name.startswith("net.") for name in names)
         return {name: _lpips(name) for name in own if whole or name.startswith("weights.")}
-    if isinstance(module, (AlexNet, ResNet)) or hasattr(module, "layer_aliases"):
+    if isinstance(module, (AlexNet, ResNet, TinyAutoencoder)) or hasattr(module, "layer_aliases"):
         return {name: Rule(name) for name in own}
     raise UserError(
         f"{type(module).__name__} is no published architecture; build one with invariances.zoo.build(name)."
