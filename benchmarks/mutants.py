@@ -30,26 +30,86 @@ class Mutant:
     tests: str
 
 
-EVALUATION = "tests/evaluation"
 FLOW = "tests/flow tests/laws/test_flow.py"
 MUTANTS = [
-    Mutant("evaluation/fid.py", ".mean(dim=2) if z.dim() > 2", ".amax(dim=2) if z.dim() > 2", EVALUATION),
-    Mutant("evaluation/fid.py", "(self.count - 1)", "self.count", EVALUATION),
-    Mutant("evaluation/fid.py", "max(0.0, float(distance))", "float(distance) - 1e-6", EVALUATION),
-    Mutant("evaluation/fid.py", "if drawn.column == 0:", "if True:", EVALUATION),
-    Mutant("evaluation/fid.py", "hash_of([space.key, key])", "hash_of([space.key])", EVALUATION),
-    Mutant("evaluation/looking.py", "if each.digest != digest), None", "), None", EVALUATION),
-    Mutant("evaluation/looking.py", 'seeded("samples", sampling.seed, index, column)', "None", EVALUATION),
-    Mutant("evaluation/looking.py", "sampling.temperature * torch", "torch", EVALUATION),
-    Mutant("evaluation/looking.py", 'generator=seeded("order", sampling.seed)', "", EVALUATION),
-    Mutant("evaluation/tables.py", "sign * span > 1e-6", "span.abs() > 1e-6", EVALUATION),
-    Mutant("evaluation/faithfulness.py", "share: float = 1.0", "share: float = 0.9", EVALUATION),
-    Mutant("evaluation/invariance.py", "error - within / n", "error", EVALUATION),
-    Mutant("evaluation/invariance.py", "samples.var(dim=1)", "samples.var(dim=1, correction=0)", EVALUATION),
-    Mutant("evaluation/likelihood.py", "/ math.log(2)", "* math.log(2)", EVALUATION),
-    Mutant("evaluation/classes.py", "or representation.probabilities", "or True", EVALUATION),
-    Mutant("evaluation/bootstrap.py", "tail = (1 - LEVEL) / 2", "tail = 1 - LEVEL", EVALUATION),
-    Mutant("evaluation/tables.py", "1 - _ratio(means) / 2", "1 - _ratio(means)", EVALUATION),
+    Mutant(
+        "evaluation/fid.py",
+        ".mean(dim=2) if z.dim() > 2",
+        ".amax(dim=2) if z.dim() > 2",
+        "tests/evaluation/test_fid.py",
+    ),
+    Mutant("evaluation/fid.py", "(self.count - 1)", "self.count", "tests/evaluation/test_fid.py"),
+    Mutant(
+        "evaluation/fid.py",
+        "max(0.0, float(distance))",
+        "float(distance) - 1e-6",
+        "tests/evaluation/test_fid.py",
+    ),
+    Mutant("evaluation/fid.py", "if drawn.column == 0:", "if True:", "tests/evaluation/test_fid.py"),
+    Mutant(
+        "evaluation/fid.py",
+        "hash_of([space.key, key])",
+        "hash_of([space.key])",
+        "tests/evaluation/test_fid.py",
+    ),
+    Mutant(
+        "evaluation/looking.py",
+        "if each.digest != digest), None",
+        "), None",
+        "tests/evaluation/test_looking.py",
+    ),
+    Mutant(
+        "evaluation/looking.py",
+        'seeded("samples", sampling.seed, index, column)',
+        "None",
+        "tests/evaluation/test_looking.py",
+    ),
+    Mutant(
+        "evaluation/looking.py", "sampling.temperature * torch", "torch", "tests/evaluation/test_looking.py"
+    ),
+    Mutant(
+        "evaluation/looking.py",
+        'generator=seeded("order", sampling.seed)',
+        "",
+        "tests/evaluation/test_looking.py",
+    ),
+    Mutant(
+        "evaluation/tables.py", "sign * span > 1e-6", "span.abs() > 1e-6", "tests/evaluation/test_tables.py"
+    ),
+    Mutant(
+        "evaluation/faithfulness.py",
+        "share: float = 1.0",
+        "share: float = 0.9",
+        "tests/evaluation/test_faithfulness.py",
+    ),
+    Mutant("evaluation/invariance.py", "error - within / n", "error", "tests/evaluation/test_invariance.py"),
+    Mutant(
+        "evaluation/invariance.py",
+        "samples.var(dim=1)",
+        "samples.var(dim=1, correction=0)",
+        "tests/evaluation/test_invariance.py",
+    ),
+    Mutant(
+        "evaluation/likelihood.py", "/ math.log(2)", "* math.log(2)", "tests/evaluation/test_invariance.py"
+    ),
+    Mutant(
+        "evaluation/classes.py",
+        "or representation.probabilities",
+        "or True",
+        "tests/evaluation/test_classes.py",
+    ),
+    Mutant(
+        "evaluation/bootstrap.py",
+        "tail = (1 - LEVEL) / 2",
+        "tail = 1 - LEVEL",
+        "tests/evaluation/test_bootstrap.py",
+    ),
+    Mutant(
+        "evaluation/tables.py",
+        "1 - _ratio(means) / 2",
+        "1 - _ratio(means)",
+        "tests/evaluation/test_tables.py",
+    ),
     Mutant("interpreter.py", "images = images.clamp(-1, 1)", "pass", "tests/test_interpreter.py"),
     Mutant("interpreter.py", "antialias=True", "antialias=False", "tests/test_interpreter.py"),
     Mutant(

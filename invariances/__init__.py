@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from invariances.data.images import load_images
     from invariances.flow.flow import ConditionalFlow
     from invariances.interpreter import Interpreter
+    from invariances.recipes.compare import compare
+    from invariances.recipes.profile import profile
     from invariances.report.grids import save_grid
     from invariances.representation.representation import Representation
     from invariances.system.errors import UserError
@@ -33,9 +35,11 @@ _HOMES = {
     "Interpreter": "interpreter",
     "Representation": "representation",
     "UserError": "system.errors",
+    "compare": "recipes.compare",
     "fit": "training.fit",
     "load_autoencoder": "zoo.loading",
     "load_images": "data.images",
+    "profile": "recipes.profile",
     "save_grid": "report.grids",
 }
 _MODULES = {"autoencoder", "data", "evaluation", "experiments", "flow", "zoo"}
@@ -45,9 +49,11 @@ __all__ = [
     "Interpreter",
     "Representation",
     "UserError",
+    "compare",
     "fit",
     "load_autoencoder",
     "load_images",
+    "profile",
     "save_grid",
 ]
 

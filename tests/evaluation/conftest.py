@@ -12,6 +12,8 @@ from invariances.interpreter import Interpreter
 from invariances.representation.representation import Representation
 
 SIZE = 8
+ROOM = 4
+"""Pictures are this much paler than their latents, so that samples stay within [-1, 1]."""
 
 
 class Colour(nn.Module):
@@ -24,7 +26,7 @@ class Colour(nn.Module):
         self.fc.weight.data = torch.tensor(matrix)
 
     def forward(self, x):
-        return self.fc(x.mean(dim=(2, 3)))
+        return self.fc(ROOM * x.mean(dim=(2, 3)))
 
 
 class ColourCode(nn.Module):
@@ -37,11 +39,11 @@ class ColourCode(nn.Module):
         self.shift = shift
 
     def encode(self, images):
-        mean = images.mean(dim=(2, 3))
+        mean = ROOM * images.mean(dim=(2, 3))
         return DiagonalGaussian(mean, torch.full_like(mean, -30.0))
 
     def decode(self, latents):
-        return (latents + self.shift)[:, :, None, None].expand(-1, -1, SIZE, SIZE)
+        return ((latents + self.shift) / ROOM)[:, :, None, None].expand(-1, -1, SIZE, SIZE)
 
     def fingerprint(self):
         return "colour"
@@ -88,7 +90,7 @@ class Pictures:
         return len(self.colours)
 
     def __getitem__(self, index):
-        return {"image": self.colours[index][:, None, None].expand(3, SIZE, SIZE)}
+        return {"image": (self.colours[index] / ROOM)[:, None, None].expand(3, SIZE, SIZE)}
 
 
 @pytest.fixture(autouse=True)
