@@ -30,27 +30,28 @@ class Mutant:
     tests: str
 
 
+FID = "tests/evaluation/test_fid.py tests/evaluation/test_looking.py"
 FLOW = "tests/flow tests/laws/test_flow.py"
 MUTANTS = [
     Mutant(
         "evaluation/fid.py",
         ".mean(dim=2) if z.dim() > 2",
         ".amax(dim=2) if z.dim() > 2",
-        "tests/evaluation/test_fid.py",
+        FID,
     ),
-    Mutant("evaluation/fid.py", "(self.count - 1)", "self.count", "tests/evaluation/test_fid.py"),
+    Mutant("evaluation/fid.py", "(self.count - 1)", "self.count", FID),
     Mutant(
         "evaluation/fid.py",
         "max(0.0, float(distance))",
         "float(distance) - 1e-6",
-        "tests/evaluation/test_fid.py",
+        FID,
     ),
-    Mutant("evaluation/fid.py", "if drawn.column == 0:", "if True:", "tests/evaluation/test_fid.py"),
+    Mutant("evaluation/fid.py", "if drawn.column == 0:", "if True:", FID),
     Mutant(
         "evaluation/fid.py",
         "hash_of([space.key, key])",
         "hash_of([space.key])",
-        "tests/evaluation/test_fid.py",
+        FID,
     ),
     Mutant(
         "evaluation/looking.py",

@@ -104,6 +104,24 @@ def test_pictures_of_any_size_are_taken(interpreter):
     assert interpreter.sample(torch.zeros(3, 64, 64), 2).shape == (1, 2, 3, 32, 32)
 
 
+def test_pictures_of_other_sizes_are_smoothed_and_stay_in_range(interpreter):
+    edge = torch.ones(1, 3, 64, 64)
+    edge[..., :27] = -1
+    found = interpreter.resized(edge)
+    assert found.min() == -1, "bicubic interpolation oversteps at an edge"
+    assert found.max() == 1
+    stripes = torch.ones(1, 3, 256, 256)
+    stripes[..., (torch.arange(256) + 2) % 8 < 4] = -1
+    assert interpreter.resized(stripes)[..., 4:-4].abs().max() < 0.05, "fine stripes are grey from afar"
+
+
+def test_a_posterior_sample_has_the_posteriors_deviation(interpreter, images):
+    posterior = interpreter.autoencoder.encode(images)
+    drawn = interpreter.latent(images, torch.Generator().manual_seed(0))
+    noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(drawn, posterior.mean + posterior.logvar.exp().sqrt() * noise, atol=1e-5)
+
+
 def test_a_posterior_sample_is_taken_where_a_generator_is_given(interpreter, images):
     mode = interpreter.latent(images)
     drawn = interpreter.latent(images, torch.Generator().manual_seed(0))
