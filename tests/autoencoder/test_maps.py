@@ -126,3 +126,15 @@ def test_lpips_tells_noise_from_nothing():
         noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
         far, near = (float(distance(images, images + each * noise).mean()) for each in (0.5, 0.1))
     assert far > 0.3 > near > 0.01
+
+
+@needs_shared
+def test_the_shipped_one_gives_photos_back():
+    path, images = zoo.fetch("photos64_ae"), photos(16)
+    code, distance = zoo.load_autoencoder("photos64_ae"), LPIPS.from_file(ALEXNET)
+    assert path.stat().st_size < 6_000_000
+    assert code.latent_shape == (32, 8, 8)
+    with torch.inference_mode():
+        assert float(distance(images, code(images)).mean()) < 0.07
+        larger = torch.nn.functional.interpolate(images[:2], (96, 72), mode="bicubic").clamp(-1, 1)
+        assert float(distance(larger, code(larger)).mean()) < 0.12
