@@ -234,7 +234,7 @@ class Interpreter:
         representation = _network(json.loads(metadata["representation"]), network)
         if representation.fingerprint() != metadata["network_fingerprint"]:
             raise UserError(
-                f"{representation.network_name} has other weights or preprocessing now than when {str(folder)!r} "
+                f"{representation.network_name} has other weights, code or preprocessing now than when {str(folder)!r} "
                 "was trained; give the right network or its weights file"
             )
         if autoencoder is None:

@@ -39,6 +39,7 @@ class Cuts:
         self.source, self.preprocessing = source, preprocessing
         self.check: bool = check
         self._extractors: dict[tuple[Any, ...], Extractor] = {}
+        self._looked = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_extractors": {}}  # a copy makes its own
@@ -128,15 +129,17 @@ class Cuts:
         return self._readable(tap).arrange(outputs[tap], token)
 
     def run(self, images: Tensor, taps: Iterable[Tap]) -> tuple[Tensor, dict[Tap, Tensor]]:
-        """(network input, raw output of each tap)."""
+        """(network input, raw output of each tap); the first images are looked at, whether they are in [-1, 1]."""
         device, dtype = self.place()
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(
                 f"images are float tensors (N, 3, H, W) with values in [-1, 1], not {images.dtype} "
                 f"{tuple(images.shape)}; `invariances.load_images` makes them."
             )
-        with suppress(RuntimeError):  # under vmap there are no values to look at
-            check_values(images.detach(), f"an image for {self.source.title}")
+        if not self._looked:
+            with suppress(RuntimeError):  # under vmap there are no values to look at
+                check_values(images.detach(), f"an image for {self.source.title}")
+                self._looked = bool(images.any())  # not where only shapes were asked for
         inputs = self.preprocessing(images.to(device, dtype), self.channels)
         taps = tuple(dict.fromkeys(taps))
         if not taps:

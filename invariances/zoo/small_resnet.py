@@ -106,7 +106,7 @@ def load_classifier(path: str | Path) -> SmallResNet | SmallAlexNet:
     )
     architecture, tensors = read_network(path, list(KINDS), "classifier", remedy)
     try:
-        network = _empty(architecture, max(map(len, tensors.values()), default=0) + len(tensors))
+        network = _empty(architecture, sum(map(Tensor.numel, tensors.values())))
         network.load_state_dict(tensors, assign=True)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -1,6 +1,8 @@
 """`invariances layers NETWORK`, as typed."""
 
+import io
 import json
+import sys
 
 import pytest
 
@@ -72,3 +74,17 @@ def test_unknown_networks_and_sizes_get_a_sentence(capsys):
     code, _, err = run(capsys, "squeezenet1_1", "--weights", "nowhere.pth")
     assert code == 2
     assert "'nowhere.pth' are not there" in err
+
+
+def test_a_terminal_gets_what_it_can_show(monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert main(["layers", "squeezenet1_1", "--size", "64"]) == 0
+    shown.flush()
+    assert "64?31?31" in shown.buffer.getvalue().decode("ascii")
+
+
+def test_weights_of_another_network_get_a_sentence(capsys):
+    code, out, err = run(capsys, "resnet18", "--weights", "ResNet50_Weights.DEFAULT")
+    assert (code, out) == (2, "")
+    assert "ResNet50_Weights.DEFAULT belongs to resnet50, not to resnet18" in err

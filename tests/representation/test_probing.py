@@ -161,10 +161,11 @@ def test_images_out_of_range_are_refused(make, words, layer):
     at = Representation(STEADY["GroupNorm"](), layer, **SMALL)
     x = images()
     x[0, 0, 0, :2] = torch.tensor([-1.0, 1.0])
-    at(x)
+    assert len(at.shape) in (1, 3)  # asks with an image of zeros, which says nothing of those to come
     with pytest.raises(UserError, match=words):
         at(make(x))
     assert torch.isfinite(at(x * 1.0005)).all()  # rounding
+    assert torch.isfinite(at(x * 1.2)).all()  # a decoder's; only the first images are looked at
 
 
 def test_a_representation_works_under_vmap():
