@@ -8,7 +8,7 @@ def quickstart(
     network: str | None = None,
     layers: list[str] | None = None,
     output: str = "quickstart",
-    minutes: float = 4.0,
+    minutes: float | None = None,
     steps: int | None = None,
     pictures: int | None = None,
     held_out: int | None = None,
@@ -25,7 +25,7 @@ def quickstart(
         network: Whose layers to look into; needed where the photos have no class folders.
         layers: Their names, from input to output; some along the way by default.
         output: Folder to write to.
-        minutes: Time to take. How many steps fit into it is measured on this machine; the autoencoder of your own
+        minutes: Time to take, 4 by default. How many steps fit into it is measured on this machine; the autoencoder of your own
             photos comes on top.
         steps: Training steps per layer, in place of minutes.
         pictures: Number of drawn pictures to train on, or of random crops of your own photos where those are fewer.
@@ -52,10 +52,12 @@ def quickstart(
         least = 2 if name == "held_out" else 1
         if value is not None and value < least:
             raise UserError(f"--{name} is {value}; give at least {least}")
-    if not 0.2 <= minutes <= 100_000:
+    if minutes is not None and not 0.2 <= minutes <= 100_000:
         raise UserError(f"--minutes is {minutes}; give 0.2 to 100,000")
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    effort = replace(Effort(), minutes=minutes, **chosen)
+    if minutes is not None:
+        chosen["minutes"] = minutes
+    effort = replace(Effort(), **chosen)
     if steps is not None:
         effort = replace(effort, minutes=None, learning=replace(effort.learning, steps=steps))
     summary = run(output, images=images, network=network, layers=layers, effort=effort, seed=seed)
