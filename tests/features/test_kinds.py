@@ -89,12 +89,14 @@ def home(tmp_path, monkeypatch):
     ("make", "dtype"),
     [
         (lambda x: (x * 1e6).long(), "float32"),
+        (lambda x: 65_504 * x.sign(), "float16"),
+        (lambda x: 65_536 * x.sign(), "float32"),
         (lambda x: (x * 100).to(torch.int16), "float16"),
         (lambda x: x > 0, "float16"),
         (lambda x: torch.complex(x, 3 * x), "float16"),
         (lambda x: torch.fft.fft2(1e5 * x), "float32"),
     ],
-    ids=["large whole numbers", "small ones", "booleans", "complex", "large complex"],
+    ids=["large whole numbers", "float16's largest", "beyond", "small ones", "booleans", "complex", "large complex"],
 )
 @pytest.mark.parametrize("max_gb", [1.0, 0.0], ids=["stored", "computed"])
 def test_layers_that_give_no_floats(make, dtype, max_gb):
