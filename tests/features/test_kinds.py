@@ -89,12 +89,22 @@ def home(tmp_path, monkeypatch):
     ("make", "dtype"),
     [
         (lambda x: (x * 1e6).long(), "float32"),
+        (lambda x: 65_504 * x.sign(), "float16"),
+        (lambda x: 65_536 * x.sign(), "float32"),
         (lambda x: (x * 100).to(torch.int16), "float16"),
         (lambda x: x > 0, "float16"),
         (lambda x: torch.complex(x, 3 * x), "float16"),
         (lambda x: torch.fft.fft2(1e5 * x), "float32"),
     ],
-    ids=["large whole numbers", "small ones", "booleans", "complex", "large complex"],
+    ids=[
+        "large whole numbers",
+        "float16's largest",
+        "beyond",
+        "small ones",
+        "booleans",
+        "complex",
+        "large complex",
+    ],
 )
 @pytest.mark.parametrize("max_gb", [1.0, 0.0], ids=["stored", "computed"])
 def test_layers_that_give_no_floats(make, dtype, max_gb):
@@ -140,6 +150,19 @@ def test_a_latent_that_is_not_what_was_said():
 def test_latent_dim_alone_will_do():
     cache = build(layer(lambda x: x), Code((2,), flat().encoder, latent_dim=2))
     assert cache.moments([0])[0].shape == (1, 2)
+
+
+def test_precision_is_the_autoencoders():
+    seen = []
+
+    def encoder(x):
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return x.mean((2, 3))[:, :2]
+
+    for precision in ("32-true", "bf16-mixed"):
+        build(layer(lambda x: x), Code((2,), encoder), precision=precision)
+        assert set(seen) == {precision == "bf16-mixed"}
+        seen.clear()
 
 
 def test_precision_of_moments_is_in_their_key(home):
@@ -333,6 +356,7 @@ def test_rows_to_try(done, rows):
         (lambda z: z * float("nan"), True),
         (lambda z: z[:, :50], True),
         (lambda z: torch.cat([z[:3], -z[3:]]), True),
+        (lambda z: torch.cat([torch.cat([-z[:1, :8], z[:1, 8:]], 1), z[1:]]), True),
         (lambda z: torch.cat([-z[:, :1], z[:, 1:]], 1), False),
     ],
     ids=[
@@ -344,6 +368,7 @@ def test_rows_to_try(done, rows):
         "NaN",
         "a shape",
         "one row",
+        "a part of one row",
         "one of 400 values",
     ],
 )
