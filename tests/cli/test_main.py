@@ -139,7 +139,8 @@ def test_a_typed_function_is_a_command():
     [
         (["x", "y", "--quik", "true"], "'quik' is not an option; nearest: 'quick'"),
         (["x", "y", "--n", "three"], "n must be a whole number, not 'three'"),
-        (["x", "y", "--quick", "maybe"], "quick must be true or false, not 'maybe'"),
+        (["x", "y", "--quick=maybe"], "quick must be true or false, not 'maybe'"),
+        (["x", "y", "--quick", "maybe"], "'maybe' is one word too many"),
         (["x"], "images is missing"),
         ([], "folder and images are missing"),
     ],

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from invariances.training.processes import in_processes
+from invariances.recipes.processes import in_processes
 
 from invariances.interpreter import LAST
 from invariances.system.errors import UserError
@@ -21,9 +21,11 @@ import torch
 from torch import nn
 from invariances.autoencoder import VAE
 from invariances.data.shapes import Shapes
+from invariances.flow.config import FlowConfig
+from invariances.recipes.processes import in_processes
 from invariances.system.errors import UserError
-from invariances.training.fit import fit_layers
-from invariances.training.data import CacheOptions
+from invariances.training.config import CacheConfig, LearningConfig, RunConfig
+from invariances.training.fit import fit
 
 
 def square(x):
@@ -34,31 +36,27 @@ def square(x):
     return {"square": torch.tensor(x * x), "pid": torch.tensor(os.getpid())}
 
 
-def fit_two(folder, steps=6, processes=2):
+def fit_one(layer, folder, steps=6):
     torch.manual_seed(0)
     network = nn.Sequential(
         nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
     )
     network.preprocessing = {"size": 64}
-    return fit_layers(
+    interpreter = fit(
         network,
-        ["0", "4"],
+        layer,
         VAE(64, latent_dim=4, width=4, max_width=4, blocks=0).eval(),
         Shapes(40),
-        output=f"{folder}/{{layer}}",
-        cache=CacheOptions(folder=f"{folder}/features"),
-        steps=steps,
-        batch_size=8,
-        blocks=2,
-        width=8,
-        depth=1,
-        accelerator="cpu",
-        processes=processes,
+        flow=FlowConfig(blocks=2, width=8, depth=1),
+        learning=LearningConfig(steps=steps, batch_size=8),
+        cache=CacheConfig(folder=f"{folder}/features"),
+        run=RunConfig(f"{folder}/{layer}", device="cpu", log_every=1),
     )
+    return interpreter.flow.state_dict()
 
 
 if __name__ == "__main__":
-    fit_two(sys.argv[1], steps=1_000_000)
+    in_processes(fit_one, [{"layer": each, "folder": sys.argv[1], "steps": 1_000_000} for each in "04"], 2)
 """
 
 
@@ -93,12 +91,16 @@ def test_what_cannot_be_sent_is_told_before_any_process_begins(jobs):
 
 
 def test_two_flows_at_once_are_those_trained_one_after_the_other_to_the_bit(jobs, tmp_path):
-    at_once, in_turn = jobs.fit_two(tmp_path), jobs.fit_two(tmp_path, processes=1)
-    for layer in ("0", "4"):
-        pairs = zip(at_once[layer].flow.state_dict().values(), in_turn[layer].flow.state_dict().values())
-        assert all(torch.equal(a, b) for a, b in pairs)
-        assert (tmp_path / layer / "interpreter.safetensors").exists()
-        assert (tmp_path / f"{layer}_2" / "interpreter.safetensors").exists()
+    at_once = in_processes(jobs.fit_one, [{"layer": each, "folder": f"{tmp_path}/a"} for each in "04"], 2)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // 2))
+    try:
+        in_turn = [jobs.fit_one(each, f"{tmp_path}/b") for each in "04"]
+    finally:
+        torch.set_num_threads(threads)
+    for one, other in zip(at_once, in_turn, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in other)
+    assert (tmp_path / "a" / "0" / "interpreter.safetensors").exists()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
