@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 
 def profile(
     network: str,
@@ -39,11 +41,24 @@ def profile(
         invariances profile shapes_shape
         invariances profile resnet50 --layers layer1 layer4 fc --autoencoder my.safetensors --images photos/
     """
+    settings = {"preset": preset, "n": n, "limit": limit, "second": second, "seed": seed, "device": device}
+    _profile(network, layers, autoencoder, (images, held_out), output, settings)
+
+
+def _profile(
+    network: str,
+    layers: list[str] | None,
+    autoencoder: str,
+    pictures: tuple[str, str | None],
+    output: str,
+    settings: dict[str, Any],
+) -> None:
+    """Apart from the command, whose help would import what is imported here."""
     from invariances.recipes.profile import ProfileConfig, drawn_pictures, profile_named
 
-    config = ProfileConfig(preset, n, limit, second=second, seed=seed, device=device)
-    pictures, kept = drawn_pictures(seed) if images == "shapes" else (images, held_out)
-    profile_named(network, layers, autoencoder, pictures, output, held_out=kept, config=config)
+    config = ProfileConfig(**settings)
+    images, kept = drawn_pictures(config.seed) if pictures[0] == "shapes" else pictures
+    profile_named(network, layers, autoencoder, images, output, held_out=kept, config=config)
 
 
 def compare(one: str, other: str, output: str = "comparison") -> None:

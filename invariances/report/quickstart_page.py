@@ -124,7 +124,10 @@ def _hero(story: Story) -> Any:
 
 def _caption(summary: Mapping[str, Any], layer: str) -> str:
     numbers = summary["layers"][layer]
-    text = f"{100 * numbers['variance_remaining']:.0f} % of the latent's variance is left open"
+    remaining = numbers["variance_remaining"]
+    text = "The variance that is left open was not measured"
+    if remaining is not None:
+        text = f"{100 * remaining:.0f} % of the latent's variance is left open"
     if numbers["top1_agreement"] is not None:
         text += f"; {100 * numbers['top1_agreement']:.0f} % of samples get the picture's own class"
     return text + "."

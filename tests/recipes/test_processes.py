@@ -7,9 +7,9 @@ import time
 
 import pytest
 import torch
-from invariances.recipes.processes import in_processes
 
 from invariances.interpreter import LAST
+from invariances.recipes.processes import in_processes
 from invariances.system.errors import UserError
 from invariances.training.run_folder import METRICS
 
