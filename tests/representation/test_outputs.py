@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from invariances import Representation, UserError
+from invariances.representation.layout import Layout, layout
 
 SMALL = {"size": 16, "mean": 0.5, "std": 0.5}
 
@@ -157,11 +158,25 @@ def test_layers_that_are_none(network, layer, words):
         Representation(network, layer)
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic"])
 @pytest.mark.parametrize("antialias", [True, False])
-def test_antialias_is_what_it_says(antialias):
-    """A pattern of single pixels averages out only where making smaller smoothes."""
-    board = (torch.arange(64)[:, None] % 4 == 0) * torch.ones(64)
-    x = (board * 2 - 1).expand(1, 3, 64, 64)
-    z = Representation(nn.Sequential(nn.Identity()), "input", antialias=antialias, **SMALL)(x)
-    want = nn.functional.interpolate(x, (16, 16), mode="bilinear", antialias=antialias, align_corners=False)
-    torch.testing.assert_close(z, want)
+def test_resizing_is_what_it_says(interpolation, antialias):
+    """Rows of single pixels: they average out only where making smaller smoothes."""
+    rows = (torch.arange(64)[:, None] % 4 == 0) * torch.ones(64)
+    x = (rows * 2 - 1).expand(1, 3, 64, 64)
+    options = {"interpolation": interpolation, "antialias": antialias, **SMALL}
+    z = Representation(nn.Sequential(nn.Identity()), "input", **options)(x)
+    smooth = {} if interpolation == "nearest" else {"antialias": antialias, "align_corners": False}
+    torch.testing.assert_close(z, nn.functional.interpolate(x, (16, 16), mode=interpolation, **smooth))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said", "extra"),
+    [(16, None, 0), (17, None, 1), (18, None, 2), (21, None, 5), (19, 3, 3), (16, 1, 0), (20, None, None)],
+)
+def test_extra_tokens(tokens, said, extra):
+    found = layout((2, tokens, 8), 2, (32, 32), nn.Identity(), said)
+    if extra is None:
+        assert "not the tokens of an image" in found
+    else:
+        assert found == Layout("tokens", extra, (4, 4))
