@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def profile(
+def profile_network(
     network: str,
     layers: list[str] | None = None,
     autoencoder: str = "shapes_vae",
@@ -61,7 +61,7 @@ def _profile(
     profile_named(network, layers, autoencoder, images, output, held_out=kept, config=config)
 
 
-def compare(one: str, other: str, output: str = "comparison") -> None:
+def compare_profiles(one: str, other: str, output: str = "comparison") -> None:
     """Two profiles on the same pictures: differences of all numbers with intervals, the most different pictures first.
 
     Args:
@@ -76,10 +76,10 @@ def compare(one: str, other: str, output: str = "comparison") -> None:
     from pathlib import Path
 
     from invariances.evaluation.numbers import finite
-    from invariances.recipes.compare import compare as compared
+    from invariances.recipes.compare import compare
     from invariances.report.html import text_table
 
-    found = finite(compared(one, other, output))
+    found = finite(compare(one, other, output))
     rows = [
         [layer, name, each["one"], each["other"], each["difference"]]
         for layer, numbers in found["layers"].items()

@@ -25,7 +25,7 @@ def quickstart(
         network: Whose layers to look into; needed where the photos have no class folders.
         layers: Their names, from input to output; some along the way by default.
         output: Folder to write to.
-        minutes: Time to take, 4 by default. How many steps fit into it is measured on this machine; the autoencoder of your own
+        minutes: Time to take, 4 by default. How many steps fit into it is measured here; the autoencoder of your own
             photos comes on top.
         steps: Training steps per layer, in place of minutes.
         pictures: Number of drawn pictures to train on, or of random crops of your own photos where those are fewer.
