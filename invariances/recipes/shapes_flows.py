@@ -18,7 +18,7 @@ NETWORKS = ("shapes_shape", "shapes_texture")
 LAYERS = ("stage2", "stage3", "pool", "logits")
 AUTOENCODER = "shapes_vae"
 
-PICTURES, HELD_OUT, STEPS = 40_000, 2_000, 2_400
+PICTURES, HELD_OUT, STEPS = 18_000, 1_000, 800
 TRAIN_SEED, TEST_SEED = 41, 42
 
 
@@ -52,7 +52,7 @@ def fitted(network: str, layer: str, folder: Path, precision: Precision, shorten
     if (place / WEIGHTS).exists():
         return Interpreter.load(place)
     steps = max(2, round(STEPS * shortened))
-    learning = replace(LearningConfig.minutes(), steps=steps, batch_size=256)
+    learning = replace(LearningConfig.minutes(), steps=steps)
     resume = (place / LAST).exists()
     return fit(
         _made_here(folder, network),
