@@ -94,7 +94,8 @@ def checked_function(extractor: Extractor, probe: Tensor, batch_axes: Sequence[i
             ) from error
         for tap, axis, among, single in zip(extractor.taps, batch_axes, truth, alone, strict=True):
             name = _called(tap.module, title)
-            _same(single, among.narrow(axis, 0, 1), name, "a picture alone and beside another", _MATES)
+            what = "a picture alone and beside another"
+            _same(single, among.narrow(axis, 0, 1), name, what, _MATES, _quantised(extractor.network))
 
 
 _ANYWAY = "pass check=False to Representation to go on all the same"
@@ -106,14 +107,19 @@ def _called(module: str, title: str) -> str:
     return f"layer {module!r} of {title}" if module else f"the output of {title}"
 
 
-def _same(one: Tensor, other: Tensor, name: str, what: str, advice: str) -> None:
+def _quantised(network: nn.Module) -> bool:
+    """Whether modules round to steps that they choose by the batch, as torch's dynamic quantisation does."""
+    return any("quantized" in type(each).__module__ for each in network.modules())
+
+
+def _same(one: Tensor, other: Tensor, name: str, what: str, advice: str, coarse: bool = False) -> None:
     if one.shape != other.shape:
         raise UserError(
             f"{name} is no function of the picture: {what} give {tuple(one.shape)} and {tuple(other.shape)}; {advice}, "
             f"or {_ANYWAY}."
         )
     apart = difference(one, other)
-    if apart > tolerance(other):
+    if apart > tolerance(other, coarse):
         raise UserError(
             f"{name} is no function of the picture: {what} differ by {100 * apart:.3g} % of the largest value; "
             f"{advice}, or {_ANYWAY}."

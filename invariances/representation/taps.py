@@ -167,7 +167,9 @@ class Extractor:
             with torch.no_grad():
                 turned = self._probe.contiguous(memory_format=torch.channels_last)
                 truth = self._run(self._probe.clone())
-                self._channels_last = _agrees(self._run, turned.clone(), truth, max(map(tolerance, truth)))
+                self._channels_last = _agrees(
+                    self._run, turned.clone(), truth, max(tolerance(each) for each in truth)
+                )
         return self._channels_last
 
     def _run(self, inputs: Tensor) -> list[Tensor]:
@@ -278,7 +280,12 @@ def difference(mine: Tensor, true: Tensor) -> float:
     return apart / largest if largest or apart != apart else float(apart > 0)
 
 
-def tolerance(output: Tensor) -> float:
-    """The difference that is no matter: other kernels and batches round otherwise, and features are kept as float16."""
-    coarse = output.dtype in (torch.float16, torch.bfloat16) or output.is_quantized
+def tolerance(output: Tensor, coarse: bool = False) -> float:
+    """The difference that is no matter: other kernels and batches round otherwise, and features are kept as float16.
+
+    Args:
+        output: of a layer.
+        coarse: whether rounding is that of 8 bits.
+    """
+    coarse = coarse or output.dtype in (torch.float16, torch.bfloat16) or output.is_quantized
     return 2e-2 if coarse or output.device.type != "cpu" else 1e-3

@@ -339,6 +339,8 @@ def test_quantised_modules():
     at = Representation(quantised, "1", **SMALL)
     with torch.no_grad():
         torch.testing.assert_close(at(images()), quantised[1](quantised[0](images())), atol=0.02, rtol=0.02)
+    last = at.at("3")  # whose input's steps depend on the whole batch
+    assert last(images()).shape == (3, 5)
     other = copy.deepcopy(network)
     other[1].weight.data.mul_(-1)
     changed = torch.ao.quantization.quantize_dynamic(other, {nn.Linear})
