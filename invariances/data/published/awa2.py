@@ -117,7 +117,7 @@ def _write_lists(root: Root) -> None:
         TEST: [names[k] for k in sorted(tested)],
     }
     classes = sorted({name.split("/")[2] for name in names})
-    for file, lines in {**parts, CLASS_LIST: classes}.items():
+    for file, lines in {CLASS_LIST: classes, **parts}.items():  # the split is what tells that all are there
         root.write(file, ["".join(f"{line}\n" for line in lines).encode("utf-8", "surrogateescape")])
 
 
