@@ -112,6 +112,7 @@ def long_clip(path, frames=3000):
     return path
 
 
+@pytest.mark.slow  # its seconds are those of a machine of its own
 def test_video_stops_within_a_second_and_others_are_served_meanwhile(visit, tmp_path):
     page = visit("video?clip=Your+own", wait=False)
     page.locator(".st-key-own-clip input[type=file]").set_input_files(long_clip(tmp_path / "a.mp4"))

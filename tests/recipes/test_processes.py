@@ -110,12 +110,12 @@ def test_a_signal_to_the_first_process_alone_saves_every_flow(jobs, tmp_path, si
     )
 
     def wait_for(name, lines=0):
-        files, until = [tmp_path / layer / name for layer in ("0", "4")], time.monotonic() + 120
+        files, until = [tmp_path / layer / name for layer in ("0", "4")], time.monotonic() + 300
         while not all(file.exists() and file.read_bytes().count(b"\n") >= lines for file in files):
             assert time.monotonic() < until, process.stderr.read()
             time.sleep(0.1)
 
     wait_for(METRICS, lines=2)  # a heading and a row: both have taken steps
     process.send_signal(signum)
-    assert process.wait(120) != 0
+    assert process.wait(300) != 0
     wait_for(LAST)

@@ -171,6 +171,7 @@ def test_awa2_is_split_over_the_sorted_list(tiny, tmp_path):
     assert list(again.names) == list(train.names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", EVERY)
 def test_killed_at_any_moment_the_tree_ends_the_same(kind, tiny, tmp_path, monkeypatch):
     whole, root = tmp_path / "again", tmp_path / "root"
