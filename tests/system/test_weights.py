@@ -133,6 +133,8 @@ def test_of_two_networks_the_one_that_is_meant(tmp_path, capsys, trained):
     keys = {f"module.encoder_k.{k}": v for k, v in Net().state_dict().items()}
     assert_same(loaded(tmp_path, {**keys, **queries}).module, trained)
     assert "'module.encoder_q.' (and not those below 'module.encoder_k.')" in capsys.readouterr().err
+    part = {f"decoder.{k}": v for k, v in Net().state_dict().items() if k.startswith("fc")}
+    assert_same(loaded(tmp_path, {**part, **queries}).module, trained)
     two = {f"{name}.{k}": v for name in ("first", "second") for k, v in trained.state_dict().items()}
     with pytest.raises(UserError, match=r"holds several networks that fit \('first\.', 'second\.'\)"):
         loaded(tmp_path, two)
@@ -189,9 +191,10 @@ def test_weights_that_the_layer_needs_are_not_made_up(tmp_path, trained, gone):
     [
         {"layer1.0.se.weight": torch.zeros(4, 4)},  # another architecture, inside of the trunk
         {"norm_pre.weight": torch.zeros(4)},
+        {"fc.scale": torch.zeros(4)},
         {"stem.weight": torch.zeros(4, 3, 5, 5)},
     ],
-    ids=["inside", "in front", "another kernel"],
+    ids=["inside", "in front", "in the head", "another kernel"],
 )
 def test_another_architecture_is_refused(tmp_path, trained, state):
     with pytest.raises(
@@ -205,6 +208,8 @@ def test_files_without_a_state_dict_name_their_keys(tmp_path):
         loaded(tmp_path, {"epoch": 3, "note": "text"})
     with pytest.raises(UserError, match=r"another architecture: 16 missing .*1 unexpected \(other.weight\)"):
         loaded(tmp_path, {"other.weight": torch.zeros(3)})
+    with pytest.raises(UserError, match=r"another architecture: 14 missing"):
+        loaded(tmp_path, {name: value for name, value in Net().state_dict().items() if name.startswith("fc")})
 
 
 def test_tied_weights_are_not_missing(tmp_path):
