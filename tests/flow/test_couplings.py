@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from invariances.flow.config import EmbedderConfig, FlowConfig
-from invariances.flow.couplings import FlowBlock
+from invariances.flow.couplings import AffineHalf, FlowBlock
 from invariances.flow.embedders.published import PublishedEmbedder
 from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layers import LIMIT
@@ -38,6 +38,7 @@ def test_log_determinants_stay_in_float32_under_autocast():
     latent, z = torch.randn(16, 4), torch.randn(16, 3)
     with torch.autocast("cpu", torch.bfloat16):
         invariance, log_det = flow(latent, z)
+        assert AffineHalf(2, 3, 8, 1)(latent[:, :2], z)[1].dtype == torch.float32
     exact, expected = flow(latent, z)
     assert log_det.dtype == invariance.dtype == torch.float32
     assert float((log_det - expected).abs().max().detach()) == pytest.approx(0, abs=0.1)

@@ -77,6 +77,16 @@ def test_a_regression_embedder_gives_a_gaussian_of_the_latent_first(shape, laten
     assert torch.allclose(flow.embedder.log_prob(latent, e), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_guess_is_never_surer_than_a_log_variance_of_ten_says():
+    embedder = RegressionEmbedder(REGRESSION, (5,), 2).eval()
+    latent = torch.tensor([[1.0, 2.0]])
+    sure, unsure = (torch.tensor([[0.0, 0.0, sign * 50.0, sign * 50.0]]) for sign in (-1, 1))
+    for e, log_variance in ((sure, -10.0), (unsure, 10.0)):
+        normal = torch.distributions.Normal(0.0, math.exp(log_variance / 2))
+        expected = normal.log_prob(latent).sum(1)
+        assert torch.allclose(embedder.log_prob(latent, e), expected, rtol=1e-5)
+
+
 def test_of_vectors_the_hidden_layer_and_the_whitened_vector_follow():
     flow, _, z = flow_of((5,))
     whitening = flow.embedder.whitening
@@ -92,6 +102,7 @@ def test_of_long_vectors_the_hidden_layer_alone_follows_and_of_maps_nothing():
     long, _, z = flow_of((2049,))
     assert long.embedder.whitening is None
     assert long.embed(z).shape == (6, long.embedder.outputs) == (6, 8 + HIDDEN)
+    assert RegressionEmbedder(REGRESSION, (2048,), 4).whitening is not None
     maps, _, z = flow_of((3, 9, 9))
     assert maps.embedder.whitening is None
     assert maps.embed(z).shape == (6, maps.embedder.outputs) == (6, 8)

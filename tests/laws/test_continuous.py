@@ -90,6 +90,16 @@ def test_a_velocity_of_zero_loses_what_noise_and_latents_spread():
     assert float(loss.detach().mean()) == pytest.approx(2, rel=0.02)
 
 
+def test_the_times_of_a_batch_are_spread_evenly_and_only_training_is_in_bfloat16(monkeypatch):
+    monkeypatch.setattr("invariances.flow.continuous.bfloat16", lambda: True)
+    flow, seen = continuous(4, (), blocks=1), []
+    flow.transform.velocity.register_forward_hook(lambda _, given, out: seen.append((given[1], out.dtype)))
+    for mode in (True, False):
+        flow.train(mode).loss(torch.randn(50, 4), torch.Generator().manual_seed(0))
+    assert torch.equal((50 * seen[0][0]).floor(), torch.arange(50.0))
+    assert [dtype for _, dtype in seen] == [torch.bfloat16, torch.float32]
+
+
 def test_flow_matching_teaches_the_velocity_and_what_normalises_for_it_and_nothing_else():
     flow = continuous(4, (5,), blocks=1, embedder=EmbedderConfig("regression", width=2))
     latent, z = torch.randn(6, 4), torch.randn(6, 5)
