@@ -241,12 +241,16 @@ def test_signals_belong_to_their_owners_again_afterwards(run_of, tmp_path):
 
 
 def test_networks_under_study_are_neither_trained_nor_saved(setup, run_of, tmp_path):
+    frozen = setup.representation, setup.vae
+    before = [{key: value.clone() for key, value in each.state_dict().items()} for each in frozen]
     run_of("published", tmp_path)
     checkpoint = load_checkpoint(tmp_path / LAST)
     assert {key.split(".")[0] for key in checkpoint["state_dict"]} == {"learner"}
     parts = [*setup.representation.modules(), *setup.vae.modules()]
     assert not any(each.training for each in parts if each is not setup.representation)
-    assert not any(each.requires_grad for module in parts for each in module.parameters())
+    assert not any(each.grad is not None for module in frozen for each in module.parameters())
+    for part, state in zip(frozen, before, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in part.state_dict().items())
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_sentence_and_keeps_the_last_good_checkpoint(
