@@ -12,7 +12,8 @@ from torch import Tensor
 from invariances.flow.config import FlowConfig
 from invariances.flow.embedders.regression import RegressionEmbedder
 from invariances.flow.flow import ConditionalFlow
-from invariances.training.config import LearningConfig
+from invariances.system.machine import accelerator, bfloat16
+from invariances.training.config import LearningConfig, Precision
 from invariances.training.muon import MuonAdam
 
 FEWEST, MOST = 60, 8000
@@ -90,3 +91,8 @@ def _timed(module: torch.nn.Module, losses: Callable[[], Tensor], learning: Lear
         torch.autograd.backward(losses().mean())
         optimizer.step()
     return (time.monotonic() - began) / _TIMED
+
+
+def precision() -> Precision:
+    """Of bfloat16 where the device computes in it."""
+    return "bf16-mixed" if accelerator("auto").type == "cuda" or bfloat16() else "32-true"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from invariances.autoencoder.vae import VAE
 from invariances.data.images import ImageFolder, from_uint8
 from invariances.flow.config import FlowConfig
+from invariances.recipes.budget import precision
 from invariances.representation.representation import Representation
 from invariances.system.cost import flops
 from invariances.system.errors import UserError
@@ -33,6 +34,7 @@ SIZE, LATENTS, BATCH = 64, 128, 32
 MOST_VALUES = 40_000
 MOST_CROPS, MOST_FLOPS = 48, 20e12
 """At most so many crops of a photo; and of all photos as the network sees in some five minutes of two cores."""
+OBJECTIVE = Objective(perceptual=0.05, kl=1e-5, adversarial=0.0)
 WEIGHT_DECAY = 1.0
 """Of the flows of own photos: crops of a few hundred are learnt by heart with less."""
 _STAGES = ("stage", "layer", "blocks", "features")
@@ -111,33 +113,42 @@ def own_world(
     )
     eyes: list[Any] = []
     if network is None:
-        classifier = train_classifier(
-            pictures.permute(0, 3, 1, 2).contiguous(),
-            torch.tensor(training.labels).repeat_interleave(views),
-            classes=training.classes,
-            lesson=Lesson(effort.classifier_steps, 64, flip=True, half=bfloat16(), seed=seed),
-            progress=progress,
-            description=f"classifier of {len(training.classes)} classes",
+        network = _classifier(
+            folder / f"{Path(images).resolve().name}_classifier.safetensors",
+            training,
+            pictures,
+            effort,
+            seed,
+            progress,
         )
-        kept = save_classifier(classifier, folder / f"{Path(images).resolve().name}_classifier.safetensors")
-        network = str(kept)
         eyes = [Representation.many(network, ["stage1", "stage2"])]
+    run = RunConfig(
+        str(folder / "autoencoder"),
+        seed=seed,
+        precision=precision(),
+        checkpoint_every=max(1, effort.autoencoder_steps // 4),
+        progress=progress,
+    )
+    schedule = Schedule(steps=effort.autoencoder_steps, batch_size=BATCH, shift=0)
     vae = fit_autoencoder(
-        pictures,
-        kept_out,
-        vae=vae,
-        perceptual=eyes,
-        objective=Objective(perceptual=0.05, kl=1e-5, adversarial=0.0),
-        schedule=Schedule(steps=effort.autoencoder_steps, batch_size=BATCH, shift=0),
-        run=RunConfig(
-            str(folder / "autoencoder"),
-            seed=seed,
-            precision="bf16-mixed" if bfloat16() else "32-true",
-            checkpoint_every=max(1, effort.autoencoder_steps // 4),
-            progress=progress,
-        ),
+        pictures, kept_out, vae=vae, perceptual=eyes, objective=OBJECTIVE, schedule=schedule, run=run
     )
     return World(training, held_out, vae, network, photos=True)
+
+
+def _classifier(
+    path: Path, training: ImageFolder, pictures: Tensor, effort: Effort, seed: int, progress: bool
+) -> str:
+    """A classifier of the photos by their class folders, saved; its path."""
+    classifier = train_classifier(
+        pictures.permute(0, 3, 1, 2).contiguous(),
+        torch.tensor(training.labels).repeat_interleave(len(pictures) // len(training.labels)),
+        classes=training.classes,
+        lesson=Lesson(effort.classifier_steps, 64, flip=True, half=bfloat16(), seed=seed),
+        progress=progress,
+        description=f"classifier of {len(training.classes)} classes",
+    )
+    return str(save_classifier(classifier, path))
 
 
 def crops_of_each(photos: int, wanted: int, network: str | nn.Module | None) -> int:

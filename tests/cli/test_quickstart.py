@@ -159,7 +159,7 @@ def test_steps_follow_from_the_time_that_is_given(processes) -> None:
 def test_errors_and_help(tmp_path, capsys) -> None:
     for option, value in (("--steps", "0"), ("--held_out", "1"), ("--minutes", "-1")):
         assert main(["quickstart", option, value, "--output", str(tmp_path / "q")]) == 2
-        assert option in capsys.readouterr().err
+        assert option.lstrip("-") in capsys.readouterr().err
     assert main(["quickstart", "--layers", "stage9", "--output", str(tmp_path / "q")]) == 2
     assert "stage9" in capsys.readouterr().err
     assert main(["quickstart", "--help"]) == 0
