@@ -47,10 +47,6 @@ class SpatialAutoencoder(nn.Module):
         size: Usual side of the pictures in pixels, a multiple of 8; others are encoded and decoded as well.
         channels: C.
 
-    Attributes:
-        roughest: In training mode the noise of a batch's codes rises from NOISE to this deviation, so that a decoder
-            learns to make photos of codes that are not exact.
-
     Raises:
         UserError: `size` is no multiple of 8, or `channels` not positive.
     """
@@ -64,7 +60,6 @@ class SpatialAutoencoder(nn.Module):
         if channels < 1:
             raise UserError(f"channels is {channels}; give at least 1")
         self.config: dict[str, Any] = {"size": size, "channels": channels}
-        self.roughest = NOISE
         a, b, c = _WIDTHS
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(2),
@@ -125,9 +120,7 @@ class SpatialAutoencoder(nn.Module):
             )
         raw = self.encoder(images.contiguous(memory_format=torch.channels_last)).float()
         mean = BOUND * torch.tanh(raw / BOUND)
-        highest = self.roughest if self.training else NOISE
-        logvar = 2 * torch.linspace(math.log(NOISE), math.log(highest), len(mean), device=mean.device)
-        return DiagonalGaussian(mean, logvar.view(-1, 1, 1, 1).expand_as(mean))
+        return DiagonalGaussian(mean, torch.full_like(mean, 2 * math.log(NOISE)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) in [-1, 1] of latents (N, C, H/8, W/8)."""

@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 from invariances.autoencoder.lpips import LPIPS
 from invariances.autoencoder.spatial import SpatialAutoencoder
-from invariances.autoencoder.storage import load_saved
 from invariances.data.splitting import held_out_places
 from invariances.interpreter import AUTOENCODER
 from invariances.system.errors import UserError
@@ -32,10 +31,6 @@ SIZE, CHANNELS, SEED, HELD_OUT = 64, 32, 0, 0.05
 FOLDERS, ARCHIVES = ("animals64", "animalfaces10"), ("animals64_more.tar", "dogs64.tar")
 OBJECTIVE = Objective(perceptual=1.0, kl=0.0, adversarial=0.0)
 SCHEDULE = Schedule(steps=4_000, batch_size=32, learning_rate=1e-3, warmup=100, ema=0.998, shift=0)
-SHARPER = Objective(perceptual=1.0, kl=0.0, adversarial=0.6, adversarial_start=0.0)
-SHARPENING = Schedule(steps=1_500, batch_size=32, learning_rate=4e-4, warmup=50, ema=0.99, shift=0)
-ROUGH = 0.4
-"""The decoder learns from codes with noise of up to this deviation, as a flow's are not exact either."""
 PHOTOS, NAMES = "photos64.npy", "photos64.json"
 
 
@@ -133,33 +128,3 @@ def build_autoencoder(folder: Path, photos: Path, lpips: Path, precision: Precis
         run=run,
     )
     return folder / "photos64_ae" / AUTOENCODER
-
-
-def sharpen(folder: Path, photos: Path, lpips: Path, precision: Precision = "bf16-mixed") -> Path:
-    """`photos64_ae` with a decoder that a patch critic has judged, its encoder as it was; a stopped run goes on.
-
-    Args:
-        folder: That of `build_autoencoder`.
-        photos: As of `pack`.
-        lpips: As of `build_autoencoder`.
-        precision: Of the training.
-    """
-    pictures, kept_out, _ = pack(photos, folder)
-    model = load_saved(folder / "photos64_ae" / AUTOENCODER)
-    assert isinstance(model, SpatialAutoencoder)
-    model.decoder.requires_grad_(True)
-    model.roughest = ROUGH
-    home = folder / "photos64_ae_sharp"
-    run = RunConfig(
-        str(home), resume=True, seed=SEED, precision=precision, checkpoint_every=250, device="cpu"
-    )
-    fit_autoencoder(
-        pictures[~kept_out],
-        pictures[kept_out][:512],
-        vae=model,
-        perceptual=LPIPS.from_file(lpips),
-        objective=SHARPER,
-        schedule=SHARPENING,
-        run=run,
-    )
-    return home / AUTOENCODER
