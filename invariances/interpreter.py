@@ -62,7 +62,7 @@ class Interpreter:
                 f"the flow is for latents of {flow.latent_dim} dimensions, but the autoencoder has "
                 f"{autoencoder.latent_dim}; use the autoencoder that it was trained with"
             )
-        if flow.representation_shape and flow.representation_shape != _squeezed(representation.shape):
+        if flow.representation_shape and flow.representation_shape != squeezed(representation.shape):
             raise UserError(
                 f"the flow is for representations of shape {tuple(flow.representation_shape)}, but layer "
                 f"{representation.layer!r} of {representation.network_name} gives {tuple(representation.shape)}"
@@ -319,7 +319,8 @@ def _is_name(source: str | os.PathLike[str]) -> bool:
     return isinstance(source, str) and knows(source) and not (Path(source) / WEIGHTS).exists()
 
 
-def _squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(C,) of (C, 1, 1); any other shape as it is."""
     return tuple(shape[:1]) if tuple(shape[1:]) == (1, 1) else tuple(shape)
 
 
@@ -364,6 +365,17 @@ def autoencoder_of(source: str | os.PathLike[str] | nn.Module) -> nn.Module:
     if not Path(source).exists():
         autoencoder.published_name = os.fspath(source)  # type: ignore[assignment]
     return autoencoder.eval().requires_grad_(False)
+
+
+def flow_of(source: str | os.PathLike[str], layer: str | None = None) -> ConditionalFlow:
+    """The flow alone, of a run's folder or of a published or shipped name.
+
+    Raises:
+        UserError: There is none, or it is damaged.
+    """
+    named = _is_name(source)
+    found = load_flow(find_offer(os.fspath(source), layer))[0] if named else _read(Path(source))[0]
+    return found.at(layer or next(iter(found.layers))) if isinstance(found, LayeredFlow) else found
 
 
 def resume_command(folder: str | os.PathLike[str]) -> str:

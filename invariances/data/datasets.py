@@ -92,7 +92,7 @@ def _kind(found: Any) -> str:
 
 
 def collate(found: Sequence[Any]) -> Batch:
-    """Items as one batch: image (B, 3, H, W) in [-1, 1], label (B,) int64, path list.
+    """Items as one batch: image (B, 3, H, W) in [-1, 1], label (B,) int64, path list, latent where all have one.
 
     Raises:
         UserError: items are no dicts with images in [-1, 1] as floats, or labels are no whole numbers.
@@ -122,7 +122,10 @@ def collate(found: Sequence[Any]) -> Batch:
             images[k], f"image {paths[k]!r} of the data set" if paths[k] else "an image of the data set"
         )
     labels = torch.tensor([_label(item.get("label")) for item in rows])
-    return {"image": images, "label": labels, "path": paths}
+    batch = {"image": images, "label": labels, "path": paths}
+    if rows and all(isinstance(item.get("latent"), Tensor) for item in rows):
+        batch["latent"] = torch.stack([item["latent"] for item in rows]).float()
+    return batch
 
 
 def _label(given: Any) -> int:

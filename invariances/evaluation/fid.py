@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import statistics
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -24,6 +25,7 @@ from invariances.system.errors import UserError
 from invariances.system.files import atomic, cache_home, offline
 
 INCEPTION = "inception"
+REPEATS = 3
 _WAIT_SECONDS = 20.0
 
 
@@ -205,6 +207,8 @@ class Features:
 class FID(Accumulator):
     """FID of one sample per picture, and of the reconstructions, against the pictures.
 
+    Up to `REPEATS` samples per picture are that many repeats, as published: their mean and standard deviation.
+
     The network of the feature space sees every picture once, and never again where the same pictures were looked at
     before: their mean and covariance are kept in the cache's home.
 
@@ -220,32 +224,44 @@ class FID(Accumulator):
         self.space, self.features = space, Features(space, device)
         self.kept = None if key is None else cache_home() / "fid" / f"{hash_of([space.key, key])}.safetensors"
         self.known = _read(self.kept)
-        self.real, self.made = Moments(), {"samples": Moments(), "reconstructions": Moments()}
+        self.real, self.reconstructions = Moments(), Moments()
+        self.samples_of = [Moments() for _ in range(REPEATS)]
 
     def pictures(self, batch: Batch) -> None:
         """Takes pictures and reconstructions in."""
         if self.known is None:
             self.real.add(self.features(batch.pictures.images))
-        self.made["reconstructions"].add(self.features(batch.reconstructions.images))
+        self.reconstructions.add(self.features(batch.reconstructions.images))
 
     def samples(self, batch: Batch, drawn: Drawn) -> None:
-        """Takes the first sample of each picture in."""
-        if drawn.column == 0:
-            self.made["samples"].add(self.features(drawn.seen.images))
+        """Takes the first few samples of each picture in."""
+        if drawn.column < REPEATS:
+            self.samples_of[drawn.column].add(self.features(drawn.seen.images))
 
     def result(self) -> dict[str, Any]:
-        """Both distances, and where they were taken."""
-        count = self.made["reconstructions"].count
+        """The distances, and where they were taken."""
+        count = self.reconstructions.count
         found: dict[str, Any] = {"features": self.space.name, "pictures": count}
         if count < 2:
-            for name in self.made:
+            for name in ("samples", "reconstructions"):
                 found |= missing(name, "a distance of sets needs two pictures at least")
             return {"fid": found}
         if self.known is None:
             self.known = self.real.gaussian()
             _write(self.kept, self.known)
-        for name, moments in self.made.items():
-            found[name] = frechet(self.known, moments.gaussian())
+        repeats = [frechet(self.known, each.gaussian()) for each in self.samples_of if each.count]
+        found["samples"] = sum(repeats) / len(repeats)
+        found["samples_deviation"] = statistics.stdev(repeats) if len(repeats) > 1 else None
+        found["repeats"] = len(repeats)
+        found["reconstructions"] = frechet(self.known, self.reconstructions.gaussian())
+        dims = len(self.known[0])
+        if count < dims:
+            found["warning"] = f"{count} pictures in {dims} dimensions: both covariances lack rank"
+            print(
+                f"FID: {count} pictures are fewer than the {dims} dimensions of {self.space.name}, so it says little; "
+                f"compare it only with an FID of the same {count} pictures",
+                file=sys.stderr,
+            )
         return {"fid": found}
 
 

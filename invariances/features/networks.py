@@ -14,7 +14,8 @@ from invariances.representation.representation import Representation, Representa
 from invariances.system.errors import UserError
 
 MOMENTS, LABELS = "(moments)", "(labels)"
-
+_NO_VARIANCE = -60.0
+"""A log-variance that adds nothing to a float32."""
 _SAME = 1e-3
 """Where channels-last memory changes the autoencoder's answer by no more than this, it is rounding."""
 
@@ -65,10 +66,24 @@ class FrozenParts:
         if LABELS in names:
             found[LABELS] = batch["label"]
         if MOMENTS in names:
-            found[MOMENTS] = self._moments(images)
+            found[MOMENTS] = self._moments(images) if self._encodes else self._known(batch)
         for group in together([self.layers[name] for name in names if name in self.layers]):
             found |= group(images.contiguous(memory_format=torch.channels_last))
         return {name: values.cpu() for name, values in found.items()}
+
+    @property
+    def _encodes(self) -> bool:
+        return hasattr(self.autoencoder, "encode")
+
+    def _known(self, batch: Batch) -> Tensor:
+        """Of a generator's own pictures the latents that they were drawn from, (N, 2D), their variance next to none."""
+        latents = batch.get("latent")
+        if latents is None or tuple(latents.shape[1:]) != self.latent_shape:
+            raise UserError(
+                f"{type(self.autoencoder).__name__} has no encoder, so only pictures that it draws have latents; "
+                "give TrainSamples as --images and TestSamples as --held_out, or another autoencoder"
+            )
+        return torch.cat([latents, torch.full_like(latents, _NO_VARIANCE)], dim=1)
 
     def _moments(self, images: Tensor) -> Tensor:
         """Mean and logvar, (N, 2D), or (N, 2, C, H, W); channels-last where the autoencoder bears it."""

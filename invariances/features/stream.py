@@ -103,7 +103,9 @@ class Features:
 
 
 class FeatureStream:
-    """Batches (latent, representation, index); order and noise are functions of (seed, step, rank), nothing else.
+    """Batches (latent, representation, index); order and noise are functions of (seed, step), nothing else.
+
+    Several ranks together read and draw what one would with a batch as large as all of theirs.
 
     An epoch is one pass over all items in a fresh order, without the incomplete last batch. Lightning asks for
     `state_dict` when it saves, so that a resumed run goes on with the very next batch.
@@ -112,7 +114,7 @@ class FeatureStream:
         features: What to read.
         batch_size: Items per step and rank; at most all items.
         seed: Of order and noise.
-        rank: Which of `world` processes this is; each sees its own part of every step's items.
+        rank: Which of `world` processes this is; each sees its own part of every step's items and noise.
         world: Number of processes.
     """
 
@@ -139,8 +141,24 @@ class FeatureStream:
         """The batch of one step: latents drawn from the posteriors, representations, and which items these are."""
         indices = self.indices(step)
         mean, logvar, z = self.features.batch(indices)
-        noise = seeded("latent", self.seed, step, self.rank)
-        return DiagonalGaussian(mean, logvar).sample(noise), z, indices
+        noise = self.noise("latent", step, mean.shape[1:])
+        return _latents(mean, logvar, noise), z, indices
+
+    def noise(self, purpose: str, step: int, shape: Sequence[int]) -> Tensor:
+        """This rank's rows (B, *shape) of the standard normal noise of all ranks' batches."""
+        count = self.batch_size
+        whole = torch.randn(count * self.world, *shape, generator=seeded(purpose, self.seed, step, 0))
+        return whole[self.rank * count : (self.rank + 1) * count]
+
+    def drawn(self, features: FeatureSource, purpose: str, step: int) -> Batch:
+        """As many items of other features, this rank's of all ranks' that are chosen with replacement."""
+        count = self.batch_size
+        draws = seeded(purpose, self.seed, step)
+        chosen = torch.randint(features.n, (count * self.world,), generator=draws)
+        indices = chosen[self.rank * count : (self.rank + 1) * count]
+        mean, logvar, z = features.batch(indices)
+        noise = self.noise(f"{purpose} latent", step, mean.shape[1:])
+        return _latents(mean, logvar, noise), z, indices
 
     def indices(self, step: int) -> Tensor:
         """Which items step number `step` reads on this rank; (B,)."""
@@ -159,6 +177,11 @@ class FeatureStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Stand where `state` was taken."""
         self.step = int(state["step"])
+
+
+def _latents(mean: Tensor, logvar: Tensor, noise: Tensor) -> Tensor:
+    posterior = DiagonalGaussian(mean, logvar)
+    return posterior.mean + (0.5 * posterior.logvar).exp() * noise
 
 
 @torch.inference_mode()

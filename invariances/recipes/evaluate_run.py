@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +17,34 @@ from invariances.evaluation.likelihood import bits_per_dim
 from invariances.evaluation.looking import Sampling
 from invariances.evaluation.numbers import evaluate, finite, lines
 from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import Interpreter
+from invariances.interpreter import Interpreter, autoencoder_of
 from invariances.report.grids import grid, save_grid
 from invariances.report.html import page, picture, save_page, table
+from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.system.files import atomic
 from invariances.system.machine import accelerator
 from invariances.system.seeds import seeded
+from invariances.training.checkpoints import checkpoint_of, load_checkpoint, weights_in
 from invariances.training.config import FitConfig
 from invariances.training.data import FeatureData
-from invariances.training.fit import train_flow
+from invariances.training.fit import new_flow, train_flow
 from invariances.training.run_folder import TRAINED_ON, read_config
+from invariances.zoo.interpreters import knows
 
 EVALUATION, GRID, PAGE = "evaluation.json", "evaluation.png", "evaluation.html"
 _ROWS, _COLUMNS = 8, 8
 
 
-def evaluate_run(
-    folder: str | os.PathLike[str],
-    *,
-    network: str | nn.Module | None = None,
-    images: str | None = None,
-    n: int = 8,
-    temperature: float = 1.0,
-    fid: str = "auto",
-    unconditional: bool = False,
-    limit: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    progress: bool = True,
-) -> dict[str, Any]:
-    """Every number of a run, written to `evaluation.json` with `evaluation.png` and a page beside it.
+@dataclass(frozen=True)
+class Evaluation:
+    """What to evaluate, and how.
 
     Args:
-        folder: Of a run of `invariances fit`.
+        checkpoint: Of the run, in place of its result: a file, a step of its series, "best" or "last".
+        images: A folder, or a data set's name, to evaluate on instead of the pictures kept out.
+        layer: Which of a name's layers.
         network: As of `Interpreter.load`.
-        images: Another folder to evaluate on, instead of the pictures kept out.
         n: Samples per picture.
         temperature: Of the samples that are looked at; likelihood and variance are of temperature 1.
         fid: Feature space, see `feature_space`; "none" leaves it out.
@@ -61,18 +53,48 @@ def evaluate_run(
         seed: Of all samples.
         device: As of `RunConfig`.
         progress: Bars on stderr.
+    """
+
+    checkpoint: str | None = None
+    images: str | None = None
+    layer: str | None = None
+    network: str | nn.Module | None = None
+    n: int = 8
+    temperature: float = 1.0
+    fid: str = "auto"
+    unconditional: bool = False
+    limit: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    progress: bool = True
+
+
+def evaluate_run(run: str | os.PathLike[str], how: Evaluation = Evaluation()) -> dict[str, Any]:
+    """Every number of a run or a named flow, written to `evaluation.json` with `evaluation.png` and a page beside it.
+
+    Args:
+        run: The folder of a run of `invariances fit`; or a published or shipped flow's name, whose files go to
+            `evaluations/`.
+        how: What to evaluate, and how.
 
     Raises:
         UserError: The run cannot be read, or all pictures to evaluate on were trained on.
     """
-    config = read_config(folder)
-    interpreter = Interpreter.load(folder, network).to(accelerator(device))
+    named = not Path(run).is_dir() and knows(str(run))
+    if named:
+        interpreter, data, folder = _named(str(run), how)
+        config = FitConfig()
+    else:
+        config, folder = read_config(run), Path(run)
+        interpreter = interpreter_of(run, config, how.network, how.checkpoint)
+        data = pictures_of(run, config, interpreter.image_size, how.images, how.progress, how.unconditional)
+    interpreter.to(accelerator(how.device))
     representation = interpreter.representation
-    data = pictures_of(folder, config, interpreter.image_size, images, progress)
-    data.prepare([representation], interpreter.autoencoder, training=unconditional)
+    data.prepare([representation], interpreter.autoencoder, training=how.unconditional)
     features = data.held_out_features(representation.layer)
     result: dict[str, Any] = {
-        "run": str(folder),
+        "run": str(run),
+        "checkpoint": how.checkpoint,
         "network": representation.network_name,
         "layer": representation.layer,
     }
@@ -80,22 +102,85 @@ def evaluate_run(
         interpreter,
         data.held_out_set,
         features,
-        sampling=Sampling(n, temperature, seed),
-        fid=fid,
-        limit=limit,
-        progress=progress,
+        sampling=Sampling(how.n, how.temperature, how.seed),
+        fid=how.fid,
+        limit=how.limit,
+        progress=how.progress,
     )
-    if unconditional:
-        flow = unconditional_flow(interpreter, data, config, progress)
+    if how.unconditional:
+        flow = unconditional_flow(interpreter, data, config, how.progress)
         result["unconditional_nll_bits_per_dim"] = bits_per_dim(flow, features)
-    with atomic(Path(folder) / EVALUATION) as draft:
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic(folder / EVALUATION) as draft:
         draft.write_text(json.dumps(finite(result), indent=2) + "\n", encoding="utf-8")
-    draw(interpreter, data, result, Path(folder), temperature)
+    draw(interpreter, data, result, folder, how.temperature)
     return result
 
 
+def _named(name: str, how: Evaluation) -> tuple[Interpreter, FeatureData, Path]:
+    """A flow that has a name, the pictures for it, and where its numbers go."""
+    if how.images is None:
+        raise UserError(f"{name} comes without pictures; name a folder or a data set with --images")
+    if how.checkpoint is not None or how.unconditional:
+        raise UserError(f"{name} is no run here: leave out --checkpoint and --unconditional")
+    interpreter = Interpreter.load(name, how.network, layer=how.layer)
+    data = FeatureData(how.images, how.images, progress=how.progress)
+    data.read(interpreter.image_size)
+    print(f"nobody here knows which pictures {name} was trained on", file=sys.stderr)
+    return interpreter, data, Path("evaluations") / f"{name}_{interpreter.representation.layer}"
+
+
+def interpreter_of(
+    run: str | os.PathLike[str],
+    config: FitConfig,
+    network: str | nn.Module | None = None,
+    checkpoint: str | None = None,
+) -> Interpreter:
+    """The interpreter of a run, or of one of its checkpoints, which need not be the run's last.
+
+    Args:
+        run: The folder.
+        config: Of the run.
+        network: As of `Interpreter.load`.
+        checkpoint: A file, a step of its series, "best" or "last"; None for the run's result.
+
+    Raises:
+        UserError: It cannot be read, or is of another run.
+    """
+    if checkpoint is None:
+        return Interpreter.load(run, network)
+    found = load_checkpoint(checkpoint_of(run, checkpoint))
+    about = found["invariances"]
+    given = network or config.network
+    if given is None or config.autoencoder is None:
+        raise UserError(
+            "the run was trained in Python on objects; finish it, and evaluate its result with --network"
+        )
+    layer = str(about["layer"])
+    known = isinstance(given, nn.Module)
+    cut = Representation(
+        given, layer, None if known else config.weights, size=config.size, token=config.token
+    )
+    code = autoencoder_of(config.autoencoder)
+    for what, ours in (("network", cut.fingerprint()), ("autoencoder", code.fingerprint())):  # type: ignore[operator]
+        if about[what] != ours:
+            raise UserError(f"the checkpoint is of another {what} than the run's config.yaml names")
+    flow = new_flow(config.flow, cut, code, config.run.seed)
+    flow.probabilities = bool(about.get("probabilities", flow.probabilities))
+    try:
+        flow.load_state_dict(weights_in(found))
+    except RuntimeError:
+        raise UserError(f"checkpoint {checkpoint!r} is of another architecture than this run's") from None
+    return Interpreter(cut, code, flow).eval()
+
+
 def pictures_of(
-    folder: str | os.PathLike[str], config: FitConfig, size: int, images: str | None, progress: bool
+    folder: str | os.PathLike[str],
+    config: FitConfig,
+    size: int,
+    images: str | list[str] | None,
+    progress: bool,
+    training: bool = False,
 ) -> FeatureData:
     """The run's pictures kept out, or those of another folder; none that the run was trained on.
 
@@ -105,13 +190,17 @@ def pictures_of(
         size: Of the pictures.
         images: The other folder.
         progress: Bars on stderr.
+        training: Whether those that it was trained on are wanted besides.
 
     Raises:
         UserError: The run's pictures were given in Python and no folder is, or none is left.
     """
     if images is None and config.data.images is None:
         raise UserError("the run was trained on a data set given in Python; name a folder with --images")
-    source: Any = config.data.images if images is None else images
+    kept_out = config.data.held_out
+    if images is None and isinstance(kept_out, (str, list)):  # what was trained on is not needed
+        images = kept_out
+    source: Any = config.data.images if images is None or training else images
     data = FeatureData(source, images, config.data, config.cache, config.run.precision, progress)
     data.read(size)
     path = Path(folder) / TRAINED_ON

@@ -1,28 +1,32 @@
-"""What happens around training steps: metrics, sample grids and the progress bar."""
+"""What happens around training steps: metrics and the progress bar."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from pathlib import Path
+import time
 from typing import Any, TypeVar
 
-import torch
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import Interpreter
-from invariances.report.grids import save_grid
-from invariances.system.seeds import seeded
 from invariances.training.averaging import Averaging, BestWeights
 from invariances.training.metrics_file import MetricsFile
+from invariances.training.schedule import due
 
-COLUMNS = ("stage", "nll", "held_out_nll", "learning_rate", "matching")
+PARTS = ("half_square", "log_det")
+COLUMNS = (
+    "stage",
+    "nll",
+    "held_out_nll",
+    "learning_rate",
+    "matching",
+    *PARTS,
+    *(f"held_out_{name}" for name in PARTS),
+    "noise",
+    "images_per_second",
+)
 """Of metrics.csv, after step and epoch."""
-PICTURES, SAMPLES = 6, 6
 _BY_HEART = 0.05
 """Nats per dimension that the held-out loss may lie above its lowest before the end of a run says so."""
 _Kind = TypeVar("_Kind")
@@ -42,18 +46,27 @@ def current(trainer: Trainer, stage: Any) -> nn.Module:
 
 
 class Measure(Callback):
-    """Rows of metrics: every `log_every_n_steps` steps, and at each epoch's end the held-out pictures' too.
+    """Rows of metrics, when they are `due`; at each epoch's end the held-out pictures' too.
 
-    `nll` is the mean loss since the last row, `held_out_nll` that of the pictures held out, both in nats per
+    `nll` is the mean loss since the last row, `held_out_nll` that of all pictures held out, both in nats per
     dimension (of the Gaussian that an embedder regresses, in its stage); `learning_rate` is the step's. A continuous
-    flow learns by another loss, `matching`, and `nll` stays blank then.
+    flow learns by another loss, `matching`, and `nll` stays blank then. `half_square` and `log_det` are the parts of
+    a flow's likelihood for the step's batch, `held_out_…` for as many pictures held out: ½‖v‖² / D and log |det| / D;
+    nll = half_square − log_det + ½ log 2π. `noise` is ½‖ε‖² / D of as much Gaussian noise, what half_square should
+    come to. `images_per_second` counts everything that happened since the last row.
+
+    Args:
+        series: Steps between checkpoints of a series, each of which the held-out pictures judge; 0 for none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, series: int = 0) -> None:
         self.latest: dict[str, Any] = {}
+        self.series = series
+        self._since = (0, 0.0)
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Begin, or go on with, the file of metrics."""
+        self._since = (pl_module.step, time.monotonic())
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.start(pl_module.step)
@@ -64,8 +77,9 @@ class Measure(Callback):
         """Measure and report where it is due."""
         step = trainer.global_step
         last = batch_idx + 1 == trainer.num_training_batches or step == trainer.max_steps
+        last = last or (self.series > 0 and step % self.series == 0)
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if step % every and not last:
+        if not due(step, every) and not last:
             return
         pl_module.check_finite()
         row: dict[str, Any] = {
@@ -73,56 +87,25 @@ class Measure(Callback):
             pl_module.loss_name: pl_module.take_loss(),
             "learning_rate": max(group["lr"] for group in trainer.optimizers[0].param_groups),
         }
+        if step == trainer.max_steps or due(step, every):
+            row |= pl_module.parts(batch)
         if last:
             learner = current(trainer, pl_module)
             row["held_out_nll"] = pl_module.held_out_nll(learner)
             best = among(trainer, BestWeights)
             if best is not None:
                 best.judge(pl_module.step, row["held_out_nll"], learner)
+        row["images_per_second"] = self._speed(trainer, pl_module, len(batch[0]))
         self.latest.update(row)
         for logger in trainer.loggers:
             stage = {"stage": pl_module.name} if isinstance(logger, MetricsFile) else {}
             logger.log_metrics({**row, **stage}, pl_module.step)
 
-
-class SampleGrids(Callback):
-    """`samples/step_*.png`: held-out pictures, their reconstructions and samples, every so many steps.
-
-    Args:
-        folder: Where they go.
-        every: Steps between two; 0 for the last step alone.
-        interpreter: Of a flow.
-        images: Held-out pictures (N, 3, S, S) in [-1, 1].
-        seed: Of the samples.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        every: int,
-        interpreter: Callable[[ConditionalFlow], Interpreter],
-        images: Tensor,
-        seed: int,
-    ) -> None:
-        self.folder, self.every, self.interpreter = folder, every, interpreter
-        self.images, self.seed = images, seed
-
-    @rank_zero_only
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Draw where it is due."""
-        step = trainer.global_step
-        if step != trainer.max_steps and (self.every == 0 or step % self.every):
-            return
-        flow: Any = current(trainer, pl_module)
-        flow.eval()
-        interpreter, images = self.interpreter(flow), self.images
-        samples = interpreter.sample(images, SAMPLES, generator=seeded("samples", self.seed)).cpu()
-        rows = torch.stack([images, interpreter.reconstruct(images).cpu(), *samples.unbind(1)], dim=1)
-        pl_module.train()
-        names = ["picture", "autoencoder", *["sample"] * SAMPLES]
-        save_grid(rows, self.folder / f"step_{pl_module.step:07d}.png", column_labels=names)
+    def _speed(self, trainer: Trainer, stage: Any, batch: int) -> float:
+        (before, then), now = self._since, time.monotonic()
+        self._since = (stage.step, now)
+        pictures: int = (stage.step - before) * batch * trainer.world_size
+        return round(pictures / max(now - then, 1e-9), 2)
 
 
 class Progress(Callback):

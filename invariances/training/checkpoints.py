@@ -4,16 +4,80 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from torch import Tensor
 
 from invariances.interpreter import LAST
 from invariances.system.errors import UserError
 from invariances.system.files import atomic
+
+BEST = "best.ckpt"
+
+
+def series_name(step: int | str) -> str:
+    """The file's name of a checkpoint of a series."""
+    return f"step_{step:07d}.ckpt" if isinstance(step, int) else f"step_{step}.ckpt"
+
+
+def also_as(path: Path, other: Path) -> None:
+    """Gives a file another name, or copies it where the file system has no hard links."""
+    draft = other.with_suffix(".link")
+    draft.unlink(missing_ok=True)
+    try:
+        os.link(path, draft)
+    except OSError:
+        shutil.copyfile(path, draft)
+    draft.replace(other)
+
+
+def checkpoint_of(folder: str | os.PathLike[str], which: str) -> Path:
+    """A run's checkpoint.
+
+    Args:
+        folder: Of the run.
+        which: A file, a step of the series, "best" or "last".
+
+    Raises:
+        UserError: There is none; names those that are there.
+    """
+    place = (Path(folder) / LAST).parent
+    inside = {"last": place / "last.ckpt", "best": place / BEST}
+    path = inside.get(which, Path(which))
+    if which.isdigit():
+        path = place / series_name(int(which))
+    if path.is_file():
+        return path
+    there = sorted(each.name for each in place.glob("*.ckpt"))
+    raise UserError(
+        f"checkpoint {which!r} does not exist; {str(place)!r} holds {', '.join(there) or 'none'} (a run keeps a series "
+        "with --run.keep_checkpoints)"
+    )
+
+
+def weights_in(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The flow's weights in a training checkpoint: the moving average where there is one.
+
+    Raises:
+        UserError: It is of another stage.
+    """
+    stage = checkpoint["invariances"].get("stage")
+    if stage != "flow":
+        raise UserError(
+            f"the checkpoint is of the stage {stage!r}, before there was a flow; give a later one"
+        )
+    averaged: Mapping[str, Any] = checkpoint.get("callbacks", {}).get("Averaging", {})
+    if averaged:
+        found = {key: each for key, each in averaged.items() if key.startswith("module.")}
+        return {key.removeprefix("module."): each for key, each in found.items()}
+    state: Mapping[str, Tensor] = checkpoint["state_dict"]
+    return {key.removeprefix("learner."): each for key, each in state.items()}
 
 
 def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:

@@ -21,6 +21,9 @@ Crop = Literal["center", "random"]
 PUBLISHED_RATE = 4.5e-6
 """Published learning rate per picture of a step."""
 
+DEBUG_STEPS, DEBUG_BATCHES_HELD_OUT = 10, 5
+"""Of a debug run; it sees so many batches of pictures, too."""
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -155,7 +158,9 @@ class RunConfig:
     """Where a run is kept, and on what it runs.
 
     Args:
-        output: The run's folder; `{network}` and `{layer}` are filled in. None in Python keeps nothing.
+        name: Of the run, in folders and charts; `{network}` and `{layer}` are filled in.
+        output: The run's folder; `{name}`, `{network}` and `{layer}` are filled in. None in Python keeps nothing.
+        debug_run: Ten steps on a few pictures, kept in runs/debug_runs: does everything work?
         resume: Go on with the run in that folder.
         seed: Of weights, order and noise: the same seed gives the same run, to the bit, on one machine.
         device: "auto" for the accelerator where there is one, "cpu", "cuda", "cuda:1", "mps".
@@ -164,28 +169,35 @@ class RunConfig:
         precision: "32-true", or "bf16-mixed": the autoencoder and what learns in bfloat16, log-determinants in float32;
             up to twice as fast on processors and accelerators that compute in it.
         checkpoint_every: Steps between checkpoints; 0 for the last step alone.
-        samples_every: Steps between grids of samples; 0 for the last step alone.
-        log_every: Steps between rows of metrics.csv.
+        keep_checkpoints: So many of them stay, the newest, and the best; 0 for the last alone.
+        samples_every: Steps between grids of pictures, after those of steps 0, 2, 4, 8, … 512; 0 for the last step
+            alone.
+        log_every: Steps between rows of metrics.csv, after those of steps 2, 4, 8, … 512.
+        evaluate_every: Epochs between evaluations on the pictures kept out; 0 for none.
         wandb: Project of Weights & Biases to log to as well (extra `wandb`).
         progress: Bars on stderr.
     """
 
-    output: str | None = "runs/{network}_{layer}"
+    name: str = "{network}_{layer}"
+    output: str | None = "runs/{name}"
     resume: bool = False
+    debug_run: bool = False
     seed: int = 0
     device: str = "auto"
     devices: int = 1
     num_nodes: int = 1
     precision: Precision = "32-true"
     checkpoint_every: int = 1000
+    keep_checkpoints: int = 0
     samples_every: int = 1000
     log_every: int = 50
+    evaluate_every: int = 0
     wandb: str | None = None
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("output", "wandb"):
-            if getattr(self, name) is not None:
+        for name in ("name", "output", "wandb"):
+            if name == "name" or getattr(self, name) is not None:
                 text(f"run.{name}", getattr(self, name))
         if self.output is not None and any(len(part.encode()) > 240 for part in self.output.split("/")):
             raise UserError(
@@ -200,8 +212,8 @@ class RunConfig:
                 f"run.precision is {self.precision!r}; use '32-true' or 'bf16-mixed' "
                 "(a flow's log-determinant needs 32 bits, so there is no half precision throughout)"
             )
-        number("run.checkpoint_every", self.checkpoint_every, 0, whole=True)
-        number("run.samples_every", self.samples_every, 0, whole=True)
+        for name in ("checkpoint_every", "keep_checkpoints", "samples_every", "evaluate_every"):
+            number(f"run.{name}", getattr(self, name), 0, whole=True)
         number("run.log_every", self.log_every, 1, whole=True)
 
 
@@ -217,6 +229,8 @@ class FitConfig:
         weights: Weights file (safetensors or checkpoint) in place of the network's own.
         size: Side of the pictures the network sees, in place of its own.
         token: "patch" or "class", what a transformer's layer gives.
+        init: A flow to start from at step 0: a run's folder, or a published or shipped name. It comes with its
+            architecture, and `flow` is not asked.
         flow: The flow's architecture.
         data: The pictures.
         learning: How the flow learns.
@@ -231,6 +245,7 @@ class FitConfig:
     weights: str | None = None
     size: int | list[int] | None = None
     token: str | None = None
+    init: str | None = None
     flow: FlowConfig = field(default_factory=FlowConfig)
     data: DataConfig = field(default_factory=DataConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)
@@ -238,7 +253,7 @@ class FitConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        for name in ("network", "layer", "autoencoder", "weights", "token"):
+        for name in ("network", "layer", "autoencoder", "weights", "token", "init"):
             if getattr(self, name) is not None:
                 text(name, getattr(self, name))
 
@@ -254,6 +269,19 @@ PRESETS: dict[str, Callable[[], tuple[FlowConfig, LearningConfig]]] = {
     "maps": lambda: (FlowConfig.maps(), LearningConfig.maps()),
 }
 """A flow and how it learns: as published, or what two cores do in minutes or hours."""
+
+
+def debugged(config: FitConfig) -> FitConfig:
+    """The configuration of a debug run: ten steps, everything looked at, nothing sent anywhere."""
+    run = replace(
+        config.run,
+        output="runs/debug_runs/{name}",
+        checkpoint_every=5,
+        samples_every=5,
+        log_every=1,
+        wandb=None,
+    )
+    return replace(config, run=run, learning=replace(config.learning, steps=DEBUG_STEPS))
 
 
 def config_parser(**options: Any) -> Any:

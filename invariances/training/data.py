@@ -16,18 +16,29 @@ from invariances.data.given import as_dataset
 from invariances.data.images import ImageFolder
 from invariances.data.published.catalogue import by_name, is_name
 from invariances.data.published.pictures import PublishedSet
-from invariances.data.splitting import split, spread
+from invariances.data.published.samples import TestSamples, TrainSamples
+from invariances.data.splitting import limited, split, spread
 from invariances.features.cache import build_cache
 from invariances.features.stream import Features
 from invariances.flow.flow import ConditionalFlow
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.training.config import CacheConfig, DataConfig, Precision
+from invariances.training.config import (
+    DEBUG_BATCHES_HELD_OUT,
+    DEBUG_STEPS,
+    CacheConfig,
+    DataConfig,
+    Precision,
+)
+from invariances.zoo.loading import load
 
 Pictures = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 Images = Pictures | Dataset[dict[str, Any]]
 MOST_REMEMBERED = 250_000_000
 """Pictures times numbers of an embedding that are kept in memory; 1 GB."""
+
+
+_DRAWN: dict[Any, Any] = {each.name: each for each in (TrainSamples, TestSamples)}
 
 
 class FeatureData:
@@ -40,6 +51,10 @@ class FeatureData:
         cache: Where features are kept.
         precision: Of the autoencoder while caching.
         progress: Bars on stderr.
+
+    Attributes:
+        most: Pictures of a debug run's step; None for all pictures.
+        generator: What draws `TrainSamples`, where the run's autoencoder is one without encoder.
     """
 
     def __init__(
@@ -53,6 +68,8 @@ class FeatureData:
     ) -> None:
         self.images, self.held_out = images, held_out
         self.config, self.cache, self.precision, self.progress = config, cache, precision, progress
+        self.most: int | None = None
+        self.generator: Any = None
         self.train_sets: list[Dataset[dict[str, Any]]] = []
         self.held_out_set: Any = None
         self.caches: list[Any] = []
@@ -78,6 +95,9 @@ class FeatureData:
         else:
             assert isinstance(config.held_out, (int, float))
             training, held_out = split(training, config.held_out, config.split_seed)
+        if self.most is not None:
+            training = limited(training, self.most * DEBUG_STEPS)
+            held_out = limited(held_out, self.most * DEBUG_BATCHES_HELD_OUT)
         self.train_sets = [training, *([self._pictures(config.also, size)] if config.also else [])]
         self.held_out_set = _centred(held_out)
 
@@ -87,6 +107,11 @@ class FeatureData:
             return as_dataset(images, size)
         folders: Any = images
         name = folders[0] if isinstance(folders, (list, tuple)) and len(folders) == 1 else folders
+        if isinstance(name, str) and name in _DRAWN and self.generator is not None:
+            made: Dataset[dict[str, Any]] = _DRAWN[name](
+                self.generator, dequantiser=_dequantiser_of(self.generator)
+            )
+            return made
         if is_name(name):
             crop = config.crop if config.crop == "random" else None  # as published, unless told
             return by_name(name, size, crop, config.views, progress=self.progress)
@@ -107,6 +132,8 @@ class FeatureData:
         Raises:
             UserError: The pictures, or the cache's folder, cannot be used.
         """
+        if not hasattr(autoencoder, "encode"):
+            self.generator = autoencoder
         if self.held_out_set is None:
             self.read(int(autoencoder.image_size))  # type: ignore[arg-type]
 
@@ -135,6 +162,13 @@ class FeatureData:
     def held_out_images(self, count: int) -> Tensor:
         """Up to `count` held-out pictures, (N, 3, S, S) in [-1, 1], from evenly spaced places of the set."""
         return images_at(self.held_out_set, spread(count, len(self.held_out_set)))
+
+    def shown(self, count: int, layer: str, training: bool) -> tuple[Tensor, Tensor]:
+        """Up to `count` pictures to train on or kept out, from evenly spaced places, and their latents' means."""
+        pictures: Any = self.train_sets[0] if training else self.held_out_set
+        features = self.features(layer) if training else self.held_out_features(layer)
+        places = spread(count, len(pictures))
+        return images_at(pictures, places), features.moments(torch.tensor(places))[0]
 
 
 class Embedded:
@@ -182,6 +216,13 @@ def worth_remembering(features: Features, flow: ConditionalFlow, seen: int) -> b
     """
     size = features.n * flow.embedder.outputs
     return flow.embedder.taught_first and features.n <= seen and size <= MOST_REMEMBERED
+
+
+def _dequantiser_of(generator: Any) -> Any:
+    """The published one for a published generator, else none."""
+    if getattr(generator, "published_name", None) is None:
+        return None
+    return load("dequant_vae")
 
 
 def _centred(pictures: Dataset[dict[str, Any]]) -> Dataset[dict[str, Any]]:

@@ -20,17 +20,26 @@ from invariances.data.identity import Identity, identify
 from invariances.features.stream import Features, FeatureSource
 from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import LAST, Interpreter, autoencoder_of
+from invariances.interpreter import LAST, Interpreter, autoencoder_of, flow_of, squeezed
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.system.machine import accelerator
 from invariances.training.averaging import Averaging, BestWeights
-from invariances.training.callbacks import COLUMNS, PICTURES, Measure, Progress, SampleGrids
+from invariances.training.callbacks import COLUMNS, Measure, Progress
 from invariances.training.checkpoints import load_checkpoint
-from invariances.training.config import CacheConfig, DataConfig, FitConfig, LearningConfig, RunConfig
+from invariances.training.config import (
+    CacheConfig,
+    DataConfig,
+    FitConfig,
+    LearningConfig,
+    RunConfig,
+    debugged,
+)
 from invariances.training.data import Embedded, FeatureData, Images, paths_of, worth_remembering
+from invariances.training.evaluating import EvaluationAfterEpochs
 from invariances.training.layered_fit import fit_layered
 from invariances.training.metrics_file import MetricsFile
+from invariances.training.pictures import PICTURES, SampleGrids
 from invariances.training.run_folder import (
     KEPT_OUT,
     METRICS,
@@ -39,12 +48,13 @@ from invariances.training.run_folder import (
     alone,
     choose_folder,
     first_process,
+    name_of,
     write_config,
 )
 from invariances.training.stages import FlowStage, Regression, Stage, check_same
 from invariances.training.start import start_embedder
 from invariances.training.stopping import LastCheckpoint, Stopped
-from invariances.training.trainer import loggers_of, make_trainer, quiet
+from invariances.training.trainer import finish, loggers_of, make_trainer, quiet
 
 EMBEDDER = "checkpoints/embedder.ckpt"
 Network = str | nn.Module | Representation
@@ -124,6 +134,8 @@ def fit_layers(
         UserError: As of `fit`.
         KeyboardInterrupt: As of `fit`.
     """
+    if config.run.debug_run:
+        config = debugged(config)
     run = config.run
     home = device_of(run)
     first = Representation(network, layers[0])
@@ -131,14 +143,11 @@ def fit_layers(
     code = autoencoder_of(autoencoder).to(home)
     config = explained(config, first, autoencoder, images, held_out)
     data = FeatureData(images, held_out, config.data, config.cache, run.precision, run.progress)
+    if run.debug_run:
+        data.most = config.learning.batch_size * run.devices * run.num_nodes
     together = config.flow.transform == "maps"
     named = {"_".join(layers): first} if together else representations
-    folders = {
-        layer: choose_folder(run.output, each.network_name, layer, run.resume, numbered)
-        if run.output
-        else None
-        for layer, each in named.items()
-    }
+    folders = {layer: _folder(run, each.network_name, layer, numbered) for layer, each in named.items()}
     data.prepare(list(representations.values()), code)
     sets: list[Any] = [ConcatDataset(data.train_sets), data.held_out_set]
     pictures = [identify(each, run.progress) for each in sets]
@@ -149,10 +158,17 @@ def fit_layers(
             return fit_layered(representations, code, data, config, whole, pictures)
     found = {}
     for layer, each in representations.items():
-        one, folder = replace(config, layer=layer), folders[layer]
+        one, folder = started_from(replace(config, layer=layer), each, code), folders[layer]
         with alone(folder if first_process() else None):
             found[layer] = _Fitting(each, code, data, one, folder, pictures, loggers).interpreter()
     return found
+
+
+def _folder(run: RunConfig, network: str, layer: str, numbered: bool) -> Path | None:
+    if run.output is None:
+        return None
+    name = name_of(run, network, layer)
+    return choose_folder(run.output, network, layer, run.resume, numbered or run.debug_run, name)
 
 
 class _Fitting:
@@ -179,6 +195,7 @@ class _Fitting:
             "flow": asdict(config.flow),
             "learning": {key: value for key, value in asdict(config.learning).items() if key != "steps"},
             "seed": config.run.seed,
+            "init": config.init,
             "pictures": [hashlib.sha256(each.hashes.tobytes()).hexdigest() for each in pictures],
         }
 
@@ -199,16 +216,21 @@ class _Fitting:
         """The flow that remains after both stages."""
         representation, code = self.frozen
         config, layer = self.config, representation.layer
-        flow = new_flow(config.flow, representation if self.conditional else None, code, config.run.seed)
-        flow.to(device_of(config.run))
-        features, kept_out = self.data.features(layer), self.data.held_out_features(layer)
         last = None if self.folder is None else self.folder / LAST
         resumed = config.run.resume and last is not None and last.exists()
+        begun = config.init is not None and self.conditional
+        if begun and not resumed:
+            assert config.init is not None
+            flow = flow_of(config.init, layer).requires_grad_(True)
+        else:
+            flow = new_flow(config.flow, representation if self.conditional else None, code, config.run.seed)
+        flow.to(device_of(config.run))
+        features, kept_out = self.data.features(layer), self.data.held_out_features(layer)
         steps = config.learning.steps
-        taught = int(config.learning.regression * steps) if flow.embedder.taught_first else 0
+        taught = int(config.learning.regression * steps) if flow.embedder.taught_first and not begun else 0
         if resumed and last is not None:
             resume_from(last, flow, {"stage": FlowStage.name, **self.about})
-        elif self.conditional:
+        elif self.conditional and not begun:
             start_embedder(flow, features, config.run.seed, config.run.progress)
         if taught and not resumed:
             embedder: Any = flow.embedder
@@ -238,19 +260,31 @@ class _Fitting:
         best = BestWeights(flow, learning.keep == "best")
         callbacks: list[Any] = [*([averaging] if averaging else []), best]
         if self.folder is not None:
-            draw = SampleGrids(
-                self.folder / SAMPLES,
-                run.samples_every,
-                lambda drawn: Interpreter(*self.frozen, drawn),
-                self.data.held_out_images(PICTURES),
-                run.seed,
-            )
-            callbacks.append(draw)
+            callbacks += self._lookers(self.folder)
         self._run(stage, callbacks, last)
         kept: Any = flow if averaging is None else averaging.average
         if best.best is not None and best.step:
             kept = best.best
         return kept.requires_grad_(True).eval()  # type: ignore[no-any-return]
+
+    def _lookers(self, folder: Path) -> list[Any]:
+        """What looks at pictures while the flow learns."""
+        run, data, layer = self.config.run, self.data, self.frozen[0].layer
+
+        def interpreter(flow: ConditionalFlow) -> Interpreter:
+            return Interpreter(*self.frozen, flow)
+
+        shown = {}
+        if first_process():
+            shown = {
+                name: data.shown(PICTURES, layer, training)
+                for name, training in (("held_out", False), ("training", True))
+            }
+        found: list[Any] = [SampleGrids(folder / SAMPLES, run.samples_every, interpreter, shown, run.seed)]
+        if run.evaluate_every and hasattr(self.frozen[1], "encode"):
+            every = run.evaluate_every
+            found.append(EvaluationAfterEpochs(folder, every, interpreter, data, run.seed, run.progress))
+        return found
 
     def _run(self, stage: Stage, callbacks: Sequence[Any], checkpoint: Path | None) -> None:
         """Trains one stage, from its checkpoint where the run is resumed and there is one."""
@@ -258,16 +292,22 @@ class _Fitting:
         stage.about = self.about
         metrics = None if folder is None else MetricsFile(folder / METRICS, COLUMNS)
         bars = [Progress(self.frozen[0].layer)] if run.progress else []
-        own = [*callbacks, Measure(), *bars, LastCheckpoint(checkpoint, run.checkpoint_every)]
+        keep = run.keep_checkpoints if isinstance(stage, FlowStage) and checkpoint is not None else 0
+        best = next((each for each in callbacks if isinstance(each, BestWeights)), None)
+        saving = LastCheckpoint(checkpoint, run.checkpoint_every, keep, best)
+        own = [*callbacks, Measure(run.checkpoint_every if keep else 0), *bars, saving]
         averaged = [each for each in own if isinstance(each, Averaging)]
         own = [*averaged, *(each for each in own if not isinstance(each, Averaging))]
         go_on = run.resume and checkpoint is not None and checkpoint.exists()
         with quiet():
-            trainer = make_trainer(run, stage.steps, own, loggers_of(folder, metrics, run, self.loggers))
+            loggers = loggers_of(folder, metrics, self.config, self.loggers)
+            trainer = make_trainer(run, stage.steps, own, loggers)
             try:
                 trainer.fit(stage, ckpt_path=checkpoint if go_on else None)
             except Stopped as stop:
                 raise KeyboardInterrupt(str(stop)) from stop
+            finally:
+                finish([each for each in loggers if each not in self.loggers])
 
 
 def resume_from(checkpoint: Path, flow: ConditionalFlow, about: Mapping[str, Any]) -> None:
@@ -278,8 +318,31 @@ def resume_from(checkpoint: Path, flow: ConditionalFlow, about: Mapping[str, Any
     """
     found = load_checkpoint(checkpoint)
     check_same(found["invariances"], about)
+    flow.probabilities = bool(found["invariances"].get("probabilities", flow.probabilities))
     own = {key.removeprefix("learner."): value for key, value in found["state_dict"].items()}
     flow.load_state_dict(own)
+
+
+def started_from(config: FitConfig, representation: Representation, code: nn.Module) -> FitConfig:
+    """The configuration with the architecture of the flow that it starts from, where it names one.
+
+    Raises:
+        UserError: There is no such flow, or it is for other latents or another layer.
+    """
+    if config.init is None:
+        return config
+    flow = flow_of(config.init, representation.layer)
+    shapes = [
+        ("latents", flow.latent_shape, latent_shape(code)),
+        ("representations", flow.representation_shape, squeezed(representation.shape)),
+    ]
+    for what, theirs, ours in shapes:
+        if tuple(theirs) != tuple(ours):
+            raise UserError(
+                f"the flow of --init {config.init!r} is for {what} of shape {tuple(theirs)}, and here they have "
+                f"{tuple(ours)}; start from a flow of this layer and autoencoder, or leave out --init"
+            )
+    return replace(config, flow=flow.config)
 
 
 def train_flow(

@@ -21,10 +21,10 @@ from invariances.report.grids import save_grid
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
-from invariances.training.callbacks import PICTURES, SAMPLES
 from invariances.training.config import FitConfig, LearningConfig
 from invariances.training.data import FeatureData
 from invariances.training.layered import Batch, LayeredRun, train_layered
+from invariances.training.pictures import PICTURES, SAMPLES
 from invariances.training.run_folder import KEPT_OUT, TRAINED_ON, write_config
 from invariances.training.run_folder import SAMPLES as GRIDS
 from invariances.zoo.interpreters import offers, read_flow
@@ -92,6 +92,8 @@ def fit_layered(
             "flows over maps learn by a schedule of their own; give --preset maps, and no more of `learning` than "
             "steps and batch_size"
         )
+    if config.init is not None:
+        raise UserError("flows over maps start from the shipped one by themselves; leave out --init")
     per_layer = max(1, config.learning.batch_size // len(representations))
     training = LayeredFeatures({each: data.features(each) for each in representations}, config.run.seed)
     held_out = LayeredFeatures({each: data.held_out_features(each) for each in representations}, 0)

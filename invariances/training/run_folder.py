@@ -18,7 +18,7 @@ from invariances.interpreter import CONFIG, LAST, resume_command
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.yaml_file import read_yaml
-from invariances.training.config import FitConfig, config_parser, instantiated
+from invariances.training.config import FitConfig, RunConfig, config_parser, instantiated
 
 METRICS = "metrics.csv"
 SAMPLES = "samples"
@@ -31,20 +31,32 @@ def first_process() -> bool:
     return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
-def choose_folder(pattern: str, network: str, layer: str, resume: bool, numbered: bool) -> Path:
+def name_of(run: RunConfig, network: str, layer: str) -> str:
+    """The run's name."""
+    return _filled(run.name, network, layer)
+
+
+def _filled(pattern: str, network: str, layer: str) -> str:
+    return pattern.replace("{network}", network).replace("{layer}", layer.replace("#", "_"))
+
+
+def choose_folder(
+    pattern: str, network: str, layer: str, resume: bool, numbered: bool, name: str = ""
+) -> Path:
     """The run's folder: new, unless it is to be gone on with.
 
     Args:
-        pattern: With `{network}` and `{layer}` to fill in.
-        network: Fills the first.
-        layer: Fills the second.
+        pattern: With `{name}`, `{network}` and `{layer}` to fill in.
+        network: Fills the second.
+        layer: Fills the third.
         resume: Whether to go on with the run that lies there.
         numbered: Add a number where the folder is taken, instead of refusing.
+        name: Fills the first.
 
     Raises:
         UserError: The folder holds a run already, or none to go on with, or cannot be written to.
     """
-    wanted = Path(pattern.replace("{network}", network).replace("{layer}", layer.replace("#", "_")))
+    wanted = Path(_filled(pattern, network, layer).replace("{name}", name))
     if not first_process():
         return wanted
     if resume:

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step."""
+"""What depends on the step alone: the learning rate, and when to look."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 
 from invariances.training.config import Schedule
+
+_LAST_POWER = 512
 
 
 def rate_factor(schedule: Schedule, warmup: float, steps: float) -> Callable[[int], float]:
@@ -24,3 +26,10 @@ def rate_factor(schedule: Schedule, warmup: float, steps: float) -> Callable[[in
         return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
     return factor
+
+
+def due(step: int, every: int) -> bool:
+    """Whether to look at a step: 0, 2, 4, 8, … 512 as far as they lie below `every`, then its multiples."""
+    if step % every == 0:
+        return True
+    return 2 <= step <= _LAST_POWER and step < every and step & (step - 1) == 0

@@ -140,6 +140,10 @@ class Stage(LightningModule):
         total = trainer.strategy.reduce(total.to(self.device, torch.float32), reduce_op="sum")
         return float(total[0] / total[1]) / self.latent_dim
 
+    def parts(self, batch: Batch) -> dict[str, float]:
+        """What the loss is made of, for a batch and as many pictures held out; of a flow's likelihood alone."""
+        return {}
+
     def optimizer(self) -> torch.optim.Optimizer:
         """A fresh one."""
         raise NotImplementedError
@@ -157,7 +161,10 @@ class Stage(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what this run is, and the loss since the last report."""
         self.check_finite()
-        checkpoint["invariances"] = {"stage": self.name, **self.about}
+        about = {"stage": self.name, **self.about}
+        if isinstance(self.learner, ConditionalFlow):
+            about["probabilities"] = self.learner.probabilities
+        checkpoint["invariances"] = about
         checkpoint["loss"] = (float(self.loss_sum), self.loss_count)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -242,6 +249,25 @@ class FlowStage(Stage):
         """Of the flow."""
         assert isinstance(learner, ConditionalFlow)
         return learner.log_prob(latent, **self._told(told))
+
+    @torch.no_grad()
+    def parts(self, batch: Batch) -> dict[str, float]:
+        """½‖v‖², log |det| and ½‖noise‖², per dimension, over all ranks."""
+        if self.loss_name != "nll":
+            return {}
+        latent, told, _ = batch
+        stream = self.train_dataloader()
+        held_out = stream.drawn(self.sources[1], "held out batch", self.global_step)
+        pairs = {"": (latent, told), "held_out_": tuple(each.to(self.device) for each in held_out[:2])}
+        found: dict[str, Tensor] = {}
+        for which, (x, z) in pairs.items():
+            v, log_det = self.learner(x, **self._told(z))
+            found[f"{which}half_square"] = 0.5 * v.flatten(1).float().square().sum(1).mean()
+            found[f"{which}log_det"] = log_det.float().mean()
+        noise = stream.noise("noise", self.global_step, latent.shape[1:])
+        found["noise"] = 0.5 * noise.flatten(1).square().sum(1).mean().to(self.device)
+        total = self.trainer.strategy.reduce(torch.stack(list(found.values())), reduce_op="mean")
+        return {name: float(value) / self.latent_dim for name, value in zip(found, total)}
 
     def _told(self, told: Tensor) -> dict[str, Tensor]:
         return {"embedding" if self.embedded else "representation": told}

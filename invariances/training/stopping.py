@@ -1,4 +1,4 @@
-"""`last.ckpt`, and what SIGINT and SIGTERM do: save between two steps, then stop."""
+"""`last.ckpt` and the series beside it, and what SIGINT and SIGTERM do: save between two steps, then stop."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
+
+from invariances.training.averaging import BestWeights
+from invariances.training.checkpoints import BEST, also_as, series_name
 
 
 class Stopped(Exception):
@@ -30,16 +33,21 @@ class Stopped(Exception):
 class LastCheckpoint(Checkpoint):
     """One checkpoint: every so many steps, at the end, and when SIGINT or SIGTERM asks to stop.
 
+    A series of them is kept as `step_*.ckpt` beside it, the newest few, and as `best.ckpt` the one of these whose
+    held-out loss was the lowest. They are the same files under more names, so a series costs no more writing.
+
     Signals are looked at between steps, on all ranks together; a second Ctrl-C stops at once.
 
     Args:
         path: The file; None keeps none.
         every: Steps between savings; 0 for the end alone.
+        keep: How many of a series stay; 0 for none.
+        best: Says which is the best.
     """
 
-    def __init__(self, path: Path | None, every: int) -> None:
+    def __init__(self, path: Path | None, every: int, keep: int = 0, best: BestWeights | None = None) -> None:
         super().__init__()
-        self.path, self.every = path, every
+        self.path, self.every, self.keep, self.best = path, every, keep, best
         self.signum = 0
         self._handlers: dict[int, Any] = {}
 
@@ -70,8 +78,17 @@ class LastCheckpoint(Checkpoint):
         due = stop or step == pl_module.steps or (self.every > 0 and step % self.every == 0)
         if due and self.path is not None:
             trainer.save_checkpoint(self.path)
+            if self.keep and trainer.is_global_zero:
+                self._keep(self.path, pl_module.step)
         if stop:
             raise Stopped(self.path, step, self.signum or signal.SIGTERM)
+
+    def _keep(self, path: Path, step: int) -> None:
+        also_as(path, path.with_name(series_name(step)))
+        if self.best is not None and self.best.step == step:
+            also_as(path, path.with_name(BEST))
+        for old in sorted(path.parent.glob(series_name("*")))[: -self.keep]:
+            old.unlink(missing_ok=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Stop listening."""

@@ -11,11 +11,11 @@ from typing import Any
 
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 
 from invariances.system.machine import accelerator
 from invariances.training.checkpoints import AtomicCheckpoints
-from invariances.training.config import RunConfig
+from invariances.training.config import FitConfig, RunConfig
 from invariances.training.metrics_file import MetricsFile
 
 
@@ -70,14 +70,14 @@ def make_trainer(
 
 
 def loggers_of(
-    folder: Path | None, metrics: MetricsFile | None, run: RunConfig, given: Sequence[Logger]
+    folder: Path | None, metrics: MetricsFile | None, config: FitConfig, given: Sequence[Logger]
 ) -> list[Logger]:
     """metrics.csv, TensorBoard, Weights & Biases where it is asked for, and those given besides.
 
     Args:
         folder: Of the run; None keeps no files.
         metrics: The file of metrics.
-        run: Says whether to log to Weights & Biases.
+        config: Says whether to log to Weights & Biases, which keeps all of it.
         given: The caller's own.
 
     Raises:
@@ -88,8 +88,15 @@ def loggers_of(
         from lightning.pytorch.loggers import TensorBoardLogger
 
         loggers = [metrics, TensorBoardLogger(folder, name="", version="tensorboard")]
-    if run.wandb is not None:
+    if config.run.wandb is not None:
         from invariances.training.wandb_logger import wandb_logger
 
-        loggers.append(wandb_logger(run.wandb, folder))
+        loggers.append(wandb_logger(config.run.wandb, folder, config.as_dict()))
     return [*loggers, *given]
+
+
+def finish(loggers: Sequence[Logger]) -> None:
+    """Ends the runs of Weights & Biases among the loggers, so that the next one is another."""
+    for each in loggers:
+        if isinstance(each, WandbLogger):
+            each.experiment.finish()

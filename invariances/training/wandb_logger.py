@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
 from invariances.system.errors import UserError
 
 
-def wandb_logger(project: str, folder: Path | None) -> Logger:
+def wandb_logger(project: str, folder: Path | None, settings: Mapping[str, Any]) -> Logger:
     """Logs to `project`; the run's id is a function of its folder, so that a resumed run goes on in the same charts.
+
+    Args:
+        project: Of Weights & Biases.
+        folder: Of the run; its name is the run's.
+        settings: All of the run's, kept with it.
 
     Raises:
         UserError: wandb is not installed.
@@ -26,4 +33,6 @@ def wandb_logger(project: str, folder: Path | None) -> Logger:
     place = None if folder is None else str(folder.resolve())
     name = None if folder is None else folder.name
     identity = None if place is None else hashlib.sha256(place.encode()).hexdigest()[:16]
-    return WandbLogger(name=name, id=identity, project=project, save_dir=str(folder or "."), resume="allow")
+    logger = WandbLogger(name=name, id=identity, project=project, save_dir=str(folder or "."), resume="allow")
+    logger.log_hyperparams(dict(settings))
+    return logger

@@ -113,8 +113,10 @@ def train(monkeypatch):
 
 
 def rows(folder):
+    """Of metrics.csv, but for what the clock says."""
     with (Path(folder) / METRICS).open() as file:
-        return list(csv.DictReader(file))
+        found = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in found]
 
 
 @pytest.fixture(scope="session")

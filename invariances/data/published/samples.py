@@ -43,8 +43,21 @@ def truncated_normal(size: int, truncation: float, generator: torch.Generator) -
     return z
 
 
+class Dequantiser(Protocol):
+    """What spreads the points that class embeddings are into a density (`invariances.autoencoder.dequantiser`)."""
+
+    def encode(self, embedding: Tensor) -> Any:
+        """The posterior of embeddings (N, E)."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Embeddings (N, E) of latents."""
+
+
 class TrainSamples(Dataset[dict[str, Any]]):
-    """A generator's pictures as items `{image, label, name, path, index, z}`.
+    """A generator's pictures as items `{image, label, name, path, index, z}`, and `latent` where it embeds classes.
+
+    `latent` is what a flow learns, (code_dim + E,): z, then the class embedding, dequantised where there is something
+    to do it with. The picture is drawn of the class itself.
 
     Args:
         generator: A module with `code_dim` and `decode(z, class_index)`, such as BigGAN.
@@ -53,6 +66,7 @@ class TrainSamples(Dataset[dict[str, Any]]):
         n_classes: Classes to draw from.
         classes: Their names, or numbers if left out.
         seed: Another seed, other pictures.
+        dequantiser: Of class embeddings.
 
     Raises:
         UserError: An option is impossible.
@@ -69,12 +83,14 @@ class TrainSamples(Dataset[dict[str, Any]]):
         n_classes: int = CLASSES,
         classes: Sequence[str] | None = None,
         seed: int = 0,
+        dequantiser: Dequantiser | None = None,
     ) -> None:
         if not is_whole(length) or length < 1 or not is_whole(n_classes) or n_classes < 1:
             raise UserError(f"length ({length}) and n_classes ({n_classes}) must be at least 1")
         if not 0 <= truncation < float("inf") or 0 < truncation < 0.01:
             raise UserError(f"truncation is {truncation}; give 0 for none, or a bound of at least 0.01")
         self.generator, self.length, self.seed = generator, length, seed
+        self.dequantiser = dequantiser
         self._made: str | None = None
         self.truncation, self.n_classes = float(truncation), n_classes
         self.classes = list(classes) if classes is not None else [str(k) for k in range(n_classes)]
@@ -103,9 +119,12 @@ class TrainSamples(Dataset[dict[str, Any]]):
             part = [range(self.length)[index] for index in indices[start : start + _AT_ONCE]]
             drawn = [self.latents(index) for index in part]
             z, labels = torch.stack([each for each, _ in drawn]), torch.tensor([label for _, label in drawn])
-            for index, image, code, label in zip(
-                part, self._draw(z, labels), z, labels.tolist(), strict=True
+            latents = self._latents(part, z, labels)
+            images = self._draw(z, labels)
+            for k, (index, image, code, label) in enumerate(
+                zip(part, images, z, labels.tolist(), strict=True)
             ):
+                more = {} if latents is None else {"latent": latents[k]}
                 found.append(
                     {
                         "image": image,
@@ -114,15 +133,39 @@ class TrainSamples(Dataset[dict[str, Any]]):
                         "path": "",
                         "index": index,
                         "z": code,
+                        **more,
                     }
                 )
         return found
 
     @torch.inference_mode()
-    def _draw(self, z: Tensor, labels: Tensor) -> Tensor:
-        device = torch.device("cpu")
+    def _latents(self, indices: Sequence[int], z: Tensor, labels: Tensor) -> Tensor | None:
+        """Z and class embeddings, (N, code_dim + E)."""
+        embed = getattr(self.generator, "embed", None)
+        if embed is None:
+            return None
+        device = self._device()
+        embedding: Tensor = embed(labels.to(device)).float()
+        if self.dequantiser is not None:
+            if isinstance(self.dequantiser, nn.Module):
+                self.dequantiser.to(device)
+            posterior = self.dequantiser.encode(embedding)
+            noise = [
+                torch.randn(posterior.mean.shape[1:], generator=seeded("dequantised", self.seed, index))
+                for index in indices
+            ]
+            spread = (0.5 * posterior.logvar).exp() * torch.stack(noise).to(device)
+            embedding = self.dequantiser.decode(posterior.mean + spread)
+        return torch.cat([z, embedding.cpu()], dim=1).clone()
+
+    def _device(self) -> torch.device:
         if isinstance(self.generator, nn.Module):
-            device = next(self.generator.parameters(), z).device
+            return next((each.device for each in self.generator.parameters()), torch.device("cpu"))
+        return torch.device("cpu")
+
+    @torch.inference_mode()
+    def _draw(self, z: Tensor, labels: Tensor) -> Tensor:
+        device = self._device()
         return self.generator.decode(z.to(device), labels.to(device)).float().cpu().clamp(-1, 1).clone()
 
     def content(self, indices: Iterable[int]) -> Iterator[bytes]:
@@ -138,10 +181,12 @@ class TrainSamples(Dataset[dict[str, Any]]):
         if self._made is None:
             own = getattr(self.generator, "fingerprint", None)
             self._made = str(own()) if callable(own) else _weights_of(self.generator)
+            if self.dequantiser is not None:
+                self._made += f" {_weights_of(self.dequantiser)}"
         return f"samples {self._made} {self.seed} {self.truncation} {self.n_classes}"
 
 
-def _weights_of(generator: Generator) -> str:
+def _weights_of(generator: Generator | Dequantiser) -> str:
     """A hash of a generator's weights, where it has no fingerprint of its own."""
     digest = hashlib.sha256(type(generator).__qualname__.encode())
     state = generator.state_dict() if isinstance(generator, nn.Module) else {}
@@ -165,5 +210,6 @@ class TestSamples(TrainSamples):
         truncation: float = 0.0,
         n_classes: int = CLASSES,
         classes: Sequence[str] | None = None,
+        dequantiser: Dequantiser | None = None,
     ) -> None:
-        super().__init__(generator, length, truncation, n_classes, classes, seed=1)
+        super().__init__(generator, length, truncation, n_classes, classes, 1, dequantiser)
