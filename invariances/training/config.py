@@ -158,9 +158,7 @@ class RunConfig:
     """Where a run is kept, and on what it runs.
 
     Args:
-        name: Of the run, in folders and charts; `{network}` and `{layer}` are filled in.
         output: The run's folder; `{name}`, `{network}` and `{layer}` are filled in. None in Python keeps nothing.
-        debug_run: Ten steps on a few pictures, kept in runs/debug_runs: does everything work?
         resume: Go on with the run in that folder.
         seed: Of weights, order and noise: the same seed gives the same run, to the bit, on one machine.
         device: "auto" for the accelerator where there is one, "cpu", "cuda", "cuda:1", "mps".
@@ -176,12 +174,12 @@ class RunConfig:
         evaluate_every: Epochs between evaluations on the pictures kept out; 0 for none.
         wandb: Project of Weights & Biases to log to as well (extra `wandb`).
         progress: Bars on stderr.
+        name: Of the run, in folders and charts; `{network}` and `{layer}` are filled in.
+        debug_run: Ten steps on a few pictures, kept in runs/debug_runs: does everything work?
     """
 
-    name: str = "{network}_{layer}"
     output: str | None = "runs/{name}"
     resume: bool = False
-    debug_run: bool = False
     seed: int = 0
     device: str = "auto"
     devices: int = 1
@@ -194,6 +192,8 @@ class RunConfig:
     evaluate_every: int = 0
     wandb: str | None = None
     progress: bool = True
+    name: str = "{network}_{layer}"
+    debug_run: bool = False
 
     def __post_init__(self) -> None:
         for name in ("name", "output", "wandb"):

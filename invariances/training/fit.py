@@ -36,7 +36,6 @@ from invariances.training.config import (
     debugged,
 )
 from invariances.training.data import Embedded, FeatureData, Images, paths_of, worth_remembering
-from invariances.training.evaluating import EvaluationAfterEpochs
 from invariances.training.layered_fit import fit_layered
 from invariances.training.metrics_file import MetricsFile
 from invariances.training.pictures import PICTURES, SampleGrids
@@ -282,6 +281,8 @@ class _Fitting:
             }
         found: list[Any] = [SampleGrids(folder / SAMPLES, run.samples_every, interpreter, shown, run.seed)]
         if run.evaluate_every and hasattr(self.frozen[1], "encode"):
+            from invariances.training.evaluating import EvaluationAfterEpochs  # slow to import
+
             every = run.evaluate_every
             found.append(EvaluationAfterEpochs(folder, every, interpreter, data, run.seed, run.progress))
         return found
