@@ -18,7 +18,8 @@ from invariances.recipes.worlds import World
 from invariances.representation.representation import Representation
 from invariances.system.files import new_folder
 from invariances.training.config import FitConfig, LearningConfig, RunConfig
-from invariances.training.fit import fit_layers, latent_shape
+from invariances.training.fit import fit_layers
+from invariances.training.new_flow import latent_shape
 
 if TYPE_CHECKING:
     from invariances.recipes.quickstart import Effort

@@ -46,7 +46,8 @@ from invariances.training.config import (
     RunConfig,
 )
 from invariances.training.data import FeatureData
-from invariances.training.fit import fit_layers, latent_shape
+from invariances.training.fit import fit_layers
+from invariances.training.new_flow import latent_shape
 from invariances.zoo.interpreters import knows
 
 NETWORK, AUTOENCODER = "shapes_shape", "shapes_vae"

@@ -24,6 +24,7 @@ from invariances.system.seeds import seeded
 from invariances.training.config import FitConfig, LearningConfig
 from invariances.training.data import FeatureData
 from invariances.training.layered import Batch, LayeredRun, train_layered
+from invariances.training.new_flow import latent_shape
 from invariances.training.pictures import PICTURES, SAMPLES
 from invariances.training.run_folder import KEPT_OUT, TRAINED_ON, write_config
 from invariances.training.run_folder import SAMPLES as GRIDS
@@ -144,12 +145,11 @@ def _started(
     representations: Mapping[str, Representation], code: nn.Module, config: FitConfig
 ) -> LayeredFlow:
     """A new flow for these layers; its transform is the shipped one's where autoencoder and architecture are."""
-    shape = getattr(code, "latent_shape", None) or (code.latent_dim,)
     shapes = {layer: each.shape for layer, each in representations.items()}
     chances = [layer for layer, each in representations.items() if each.probabilities]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
-        flow = LayeredFlow(config.flow, shape, shapes, chances)  # type: ignore[arg-type]
+        flow = LayeredFlow(config.flow, latent_shape(code), shapes, chances)
     for name in dict.fromkeys(each.name for each in offers()):
         shipped, notes = _shipped(name)
         if (
