@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invariances.autoencoder.storage import save_autoencoder
+from invariances.flow.diverse import diverse_latents
 from invariances.flow.flow import ConditionalFlow
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
@@ -145,6 +146,7 @@ class Interpreter:
         n: int = 8,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        diverse: bool = False,
     ) -> Tensor:
         """D(t⁻¹(v | Φ(x))), v ~ N(0, temperature² I): (N, n, 3, S, S), pictures that the layer cannot tell from x.
 
@@ -153,12 +155,16 @@ class Interpreter:
             n: How many for each.
             temperature: 1 for true samples; lower shows less variety, 0 one typical picture.
             generator: Makes them repeat.
+            diverse: Of 8 n samples those that differ most (by latents): how far the invariance reaches, no fair draw.
         """
         if n < 1 or temperature < 0:
             raise UserError(
                 f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0"
             )
-        return self.decode(self.flow.sample(self.represent(images), n, temperature, generator))
+        z = self.represent(images)
+        if diverse:
+            return self.decode(diverse_latents(self.flow, z, n, temperature, generator))
+        return self.decode(self.flow.sample(z, n, temperature, generator))
 
     @torch.no_grad()
     def mix(self, content: Tensor, invariance: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,7 +91,7 @@ def profile_layer(
     pictures: Any,
     features: Features,
     order: Sequence[str],
-    unconditional: Callable[[], Tensor] | None = None,
+    unconditional: Tensor | None = None,
     sampling: Sampling = Sampling(),
     beside: Beside = Beside(),
     shown: Sequence[int] = (),
@@ -103,7 +103,7 @@ def profile_layer(
         pictures: To draw samples of, kept out of training.
         features: Of all pictures kept out, at this layer.
         order: All layers, at which samples are measured.
-        unconditional: Gives log p(z̄) of the features' pictures by a flow that is told nothing; None leaves it out.
+        unconditional: log p(z̄) of the features' pictures by a flow that is told nothing, (N,); None leaves it out.
         sampling: How samples are drawn; temperature 1 for numbers that mean what they say.
         beside: What to measure besides.
         shown: Pictures to keep.
@@ -113,7 +113,7 @@ def profile_layer(
     tables: dict[str, Table] = {}
     told = log_probs(flow, features, seed)
     if unconditional is not None:
-        tables["information"] = information(told, unconditional())
+        tables["information"] = information(told, unconditional)
     variance = variances(flow, features, max(n, 2), seed)
     tables["variance_remaining"] = Table(variance[:, [0, 2]], "ratio")
     tables["variance_unpredicted"] = Table(variance[:, [1, 2]], "ratio")
