@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invariances.data.images import to_uint8
+from invariances.evaluation.attributes import AttributeReader, KeptAttributes
 from invariances.evaluation.classes import classes_of
 from invariances.evaluation.factors import KeptFactors
 from invariances.evaluation.faithfulness import Faithfulness
@@ -34,11 +35,19 @@ class Beside:
         distances: Between pictures, by name: LPIPS, or the features of a second network.
         reader: Reads factors off decoded pictures.
         truth: The pictures' own factors, (N,) each.
+        code_reader: Reads attributes off the autoencoder's code, where no reader of pictures is given.
     """
 
     distances: Mapping[str, Distance] = field(default_factory=dict)
     reader: FactorReader | None = None
     truth: Factors | None = None
+    code_reader: AttributeReader | None = None
+
+    def factors(self, count: int, n: int, seed: int) -> KeptFactors | KeptAttributes | None:
+        """What measures the factors that samples keep."""
+        if self.reader is not None and self.truth is not None:
+            return KeptFactors(self.reader, self.truth, n, seed)
+        return None if self.code_reader is None else KeptAttributes(self.code_reader, count, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +132,7 @@ def profile_layer(
     ranking, kl = Ranking(count, n, seed), PredictionKL(count, n, classes, seed)
     spreads = {"variance_in_pixels": in_pixels, **beside.distances}
     others = [Spread(name, distance, count, seed) for name, distance in spreads.items()] if n > 1 else []
-    factors = None
-    if beside.reader is not None and beside.truth is not None:
-        factors = KeptFactors(beside.reader, beside.truth, n, seed)
+    factors = beside.factors(count, n, seed)
     where, kept = Map(shown, n), Kept(shown, min(n, 8))
     measures = [*at.values(), ranking, kl, *others, where, kept, *([factors] if factors else [])]
     look(interpreter, pictures, measures, sampling, order)

@@ -116,7 +116,7 @@ def differences(one: Mapping[str, Table], other: Mapping[str, Table], seed: int)
     """By number: both values, their difference, its interval, and whether it is sure."""
     found: dict[str, Any] = {}
     for name in one:
-        if name not in other or name.startswith("at "):
+        if name not in other or name.startswith(("at ", "readable ")):
             continue
         apart = difference(one[name], other[name], seed)
         low, high = apart.get("difference_interval", (0.0, 0.0))

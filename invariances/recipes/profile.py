@@ -25,6 +25,7 @@ from invariances.evaluation.numbers import finite
 from invariances.evaluation.profiling import LayerProfile, profile_layer
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import CONFIG, WEIGHTS, Interpreter, autoencoder_of
+from invariances.recipes.profile_attributes import readers_of
 from invariances.recipes.profile_beside import NO_LPIPS, beside_of
 from invariances.recipes.profile_store import (
     begin,
@@ -46,6 +47,7 @@ from invariances.training.data import FeatureData, Images
 from invariances.training.fit import fit_layers, train_flow
 
 PROFILE, PAGE = "profile.json", "index.html"
+NOT_READ = "it cannot be read of the autoencoder's code, so samples cannot tell"
 RUNS, UNTOLD = "runs", "unconditional.safetensors"
 
 
@@ -286,15 +288,20 @@ def _found(
     for layer, each in subject.interpreters.items():
         keys[layer] = json.dumps([key, each.representation.fingerprint(), state_digest(each.flow)])
         known[layer] = known_layer(folder, layer, keys[layer])
-    told = None
-    if subject.untold is not None and None in known.values():
-        told = log_probs(subject.untold(), features(order[0]), config.seed)
+    told, readers = None, None
+    if None in known.values():
+        readers = readers_of(subject.interpreters, subject.data, config.seed, beside.reader is None)
+        if subject.untold is not None:
+            told = log_probs(subject.untold(), features(order[0]), config.seed)
+    beside = replace(beside, code_reader=None if readers is None else readers.code)
     places, found = spread(config.shown, len(shown)), {}
     for layer in tqdm(order, desc="profile", unit="layer", disable=not config.progress, file=sys.stderr):
         of_layer = known[layer]
         if of_layer is None:
             each, sampling = subject.interpreters[layer], Sampling(config.n, seed=config.seed)
             of_layer = profile_layer(each, shown, features(layer), order, told, sampling, beside, places)
+            if readers is not None:
+                of_layer = readers.added(of_layer, each.representation)
             write_layer(folder, layer, keys[layer], of_layer)
         found[layer] = of_layer
     return found
@@ -309,21 +316,25 @@ def summary(found: Mapping[str, LayerProfile], order: Sequence[str], seed: int) 
     """The numbers of all layers, the matrix of faithfulness, and where information seems to grow."""
     layers: dict[str, dict[str, Any]] = {}
     matrix: dict[str, dict[str, Any]] = {}
+    readable: dict[str, Any] = {}
     for layer in order:
-        factors: dict[str, Any] = {}
+        groups: dict[str, dict[str, Any]] = {"factors": {}, "probe": {}}
         layers[layer], matrix[layer] = {}, {}
         for name, table in found[layer].tables.items():
-            if name.startswith("at "):
-                other = name.split(" ")[1]
-                matrix[layer] |= table.told(other, seed)
-            elif name.startswith("factor "):
-                factors |= table.told(name.removeprefix("factor "), seed)
+            kind, _, rest = name.partition(" ")
+            if kind == "at":
+                matrix[layer] |= table.told(rest.split(" ")[0], seed)
+            elif kind == "readable":
+                readable |= table.told(rest, seed)
+                if f"factor {rest}" not in found[layer].tables:
+                    groups["factors"] |= missing(rest, NOT_READ)
+            elif kind in ("factor", "probe"):
+                groups["factors" if kind == "factor" else kind] |= table.told(rest, seed)
             else:
                 layers[layer] |= table.told(name, seed)
-        if factors:
-            layers[layer]["factors"] = factors
+        layers[layer] |= {name: each for name, each in groups.items() if each}
     bits = {
         layer: found[layer].tables["information"] for layer in order if "information" in found[layer].tables
     }
     grown = violations(bits, order, seed) if len(bits) == len(order) else []
-    return {"layers": layers, "matrix": matrix, "violations": grown}
+    return {"layers": layers, "matrix": matrix, "violations": grown, "readable": readable}

@@ -8,6 +8,7 @@ import torch
 
 from invariances import zoo
 from invariances.autoencoder.lpips import LPIPS
+from invariances.data.attributes import source_of
 from invariances.data.shapes import Shapes
 from invariances.evaluation.profiling import Beside
 from invariances.evaluation.spread import InFeatures
@@ -39,12 +40,3 @@ def beside_of(pictures: Any, second: str | None, lpips: str | None, device: torc
         reader = load_readers(zoo.fetch(READERS))["reader"].to(device)
         return Beside(distances, reader, source.factors(places))
     return Beside(distances)
-
-
-def source_of(pictures: Any) -> tuple[Any, list[int]]:
-    """The data set that these are a part of, and which of its items they are."""
-    places = list(range(len(pictures)))
-    while hasattr(pictures, "dataset") and hasattr(pictures, "indices"):
-        places = [int(pictures.indices[k]) for k in places]
-        pictures = pictures.dataset
-    return pictures, places

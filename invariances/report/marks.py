@@ -33,6 +33,7 @@ def dots(
     intervals: Sequence[Sequence[float] | None],
     limits: tuple[float, float] | None = None,
     marked: Sequence[str] = (),
+    rings: Sequence[float | None] = (),
 ) -> str:
     """One dot per name with its interval as a bar; each tells its numbers under the pointer.
 
@@ -42,6 +43,7 @@ def dots(
         intervals: [low, high] of each.
         limits: Of the vertical axis; by default those of the data.
         marked: Names whose dots are orange.
+        rings: Further values, one per name, drawn hollow: what a probe says.
     """
     low, high = limits or _limits(values, intervals)
     span = (high - low) or 1.0
@@ -79,6 +81,13 @@ def dots(
         parts.append(
             f'<g>{bar}<circle cx="{x:.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/><title>{hint}</title></g>'
         )
+    for k, (name, value) in enumerate(zip(names, rings)):
+        if value is not None:
+            hint = html.escape(f"{name}, probe: {shown(value, digits=3)}")
+            parts.append(
+                f'<circle cx="{_LEFT + step * (k + 0.5):.1f}" cy="{y(value):.1f}" r="5.5" fill="transparent" '
+                f'stroke="{ORANGE}" stroke-width="1.5"><title>{hint}</title></circle>'
+            )
     if len(points) > 1:
         parts.insert(1, f'<polyline points="{" ".join(points)}" fill="none" stroke="{BLUE}" opacity=".35"/>')
     return "".join([*parts, "</svg>"])
