@@ -161,7 +161,7 @@ def _number(text: str) -> float:
 def _varies(name: str, attribute: Attribute) -> bool:
     """Whether anything can be learned of it; says why not."""
     known = attribute.values[attribute.known]
-    different = len(known.unique())
+    different = len(torch.unique(known))
     reason = ""
     if different < 2:
         reason = "it does not vary"

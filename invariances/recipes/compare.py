@@ -21,6 +21,8 @@ from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 
 COMPARISON = "comparison.json"
+ROUNDING = 1e-6
+"""A difference of a smaller part of the numbers is none."""
 
 
 def compare(
@@ -121,7 +123,8 @@ def differences(one: Mapping[str, Table], other: Mapping[str, Table], seed: int)
         apart = difference(one[name], other[name], seed)
         low, high = apart.get("difference_interval", (0.0, 0.0))
         values = {key: each[name].told(key, seed)[key] for key, each in (("one", one), ("other", other))}
-        found[name] = {**values, **apart, "sure": low > 0 or high < 0}
+        rounding = ROUNDING * max(1.0, *(abs(each or 0.0) for each in values.values()))
+        found[name] = {**values, **apart, "sure": low > rounding or high < -rounding}
     return found
 
 

@@ -1,6 +1,7 @@
 """`profile` and `compare` of what was trained before: runs of `fit`, and shipped flows."""
 
 import json
+import shutil
 
 import pytest
 
@@ -56,6 +57,24 @@ def test_other_pictures_leave_information_out_and_say_why(run, runs, photos, tmp
     numbers = json.loads((tmp_path / "p" / "profile.json").read_text())["layers"]["layer2"]
     assert numbers["information"] is None
     assert "not those of the run" in numbers["information_reason"]
+
+
+def test_labels_beside_the_pictures_become_attributes(run, words, photos, tmp_path):
+    """An attribute that is nothing but noise is not read of the code, and said to be so; probes say how it is."""
+    folder = tmp_path / "labelled"
+    shutil.copytree(photos, folder)
+    rows = [f"{k}.png,{'ab'[k % 2]},{(7 * k) % 23}.5" for k in range(24)]
+    (folder / "labels.csv").write_text("\n".join(["picture,letter,number", *rows]))
+    assert run(*words(f"--output={tmp_path / 'run'}", images=folder, **{"data.held_out": 8}))[0] == 0
+    status, _, err = run("profile", tmp_path / "run", "--output", tmp_path / "p", *FEW)
+    assert status == 0, err
+    found = json.loads((tmp_path / "p" / "profile.json").read_text())
+    assert set(found["readable"]) >= {"letter", "number"}
+    numbers = found["layers"]["layer2"]
+    assert numbers["factors"]["letter"] is None
+    assert "cannot be read" in numbers["factors"]["letter_reason"]
+    assert isinstance(numbers["probe"]["number"], float)
+    assert "cannot be read" in (tmp_path / "p" / "index.html").read_text()
 
 
 def test_runs_that_do_not_go_together_are_refused(run, runs, tmp_path):
