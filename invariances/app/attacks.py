@@ -10,8 +10,8 @@ import torch
 from invariances.app import controls, figures, models, pictures
 from invariances.app.compute import computed
 from invariances.experiments.attack import Attack, attack
-from invariances.interpreter import Interpreter
 from invariances.system.seeds import seeded
+from invariances.zoo.interpreters import layers_of
 
 AWAY = "Anything else"
 
@@ -54,9 +54,7 @@ def page() -> None:
         interpreter = models.loaded(network, device).at(layer)
         image = picture.load(interpreter.image_size)
         draws = seeded("attack", seed, 0)
-        return attack(
-            interpreter, image[None], method, epsilon, number, n, draws, Interpreter.layers(network)
-        )
+        return attack(interpreter, image[None], method, epsilon, number, n, draws, layers_of(network))
 
     key = ("attack", picture.name, network, layer, method, epsilon, number, n, seed, device)
     found = computed(key, "Attacking, and asking the layer what it sees", work)

@@ -45,8 +45,8 @@ def attack(
 
     from invariances.cli.results import class_number, interpreter_of, pictures_of, written
     from invariances.experiments.attack import attack as run
-    from invariances.interpreter import Interpreter
     from invariances.system.seeds import seeded
+    from invariances.zoo.interpreters import layers_of
 
     interpreter = interpreter_of(model, layer, network, device)
     pictures = pictures_of(images, interpreter.image_size)
@@ -61,7 +61,7 @@ def attack(
             aim,
             n,
             seeded("attack", seed, number),
-            Interpreter.layers(model),
+            layers_of(model),
         )
         pairs = torch.stack([found.samples[0], found.attacked_samples[0]], dim=1).flatten(0, 1)
         tiles = (

@@ -39,6 +39,7 @@ def diverse_latents(
     n: int,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
+    guidance: float = 1.0,
 ) -> Tensor:
     """(N, n, *latent_shape): of 8 n samples of each z the n whose latents are most unlike each other.
 
@@ -48,10 +49,11 @@ def diverse_latents(
         n: To give back.
         temperature: Of the samples.
         generator: Makes them repeat.
+        guidance: As of `ConditionalFlow.sample`.
     """
     found = []
     for each in z:
-        latents = flow.sample(each[None], AMONG * n, temperature, generator)[0]
+        latents = flow.sample(each[None], AMONG * n, temperature, generator, guidance)[0]
         flat = latents.flatten(1)
         found.append(latents[most_different(torch.cdist(flat, flat), n)])
     return torch.stack(found)

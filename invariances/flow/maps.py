@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -17,6 +17,7 @@ from invariances.flow.layers import ActNorm
 from invariances.flow.map_velocity import MapVelocity
 from invariances.flow.runge_kutta import runge_kutta
 from invariances.flow.transform import Transform
+from invariances.system.errors import UserError
 from invariances.system.machine import bfloat16
 
 STEPS = 8
@@ -71,8 +72,24 @@ class Maps(Transform):
 
     def inverse(self, v: Tensor, e: Tensor) -> Tensor:
         """The latents that forward maps to v, but for the error of the steps."""
+        return self._latents(v, lambda y, w: self._slope(y, w, e))
+
+    def guided(self, v: Tensor, e: Tensor, guidance: float) -> Tensor:
+        """dy/dw = x̂(y | nothing) + guidance · (x̂(y | e) − x̂(y | nothing)) − y: Ho & Salimans 2022."""
+        if not 0 <= guidance < math.inf or not e.shape[1]:
+            raise UserError(
+                f"guidance is {guidance}; give a number of at least 0, and a layer to be guided by"
+            )
+
+        def slope(y: Tensor, w: float) -> Tensor:
+            told, untold = self._slope(torch.cat([y, y]), w, torch.cat([e, torch.zeros_like(e)])).chunk(2)
+            return torch.lerp(untold, told, guidance)
+
+        return self._latents(v, slope)
+
+    def _latents(self, v: Tensor, slope: Callable[[Tensor, float], Tensor]) -> Tensor:
         nothing = v.new_zeros(len(v))
-        y, _ = runge_kutta(lambda y, time, _: (self._slope(y, time, e), nothing), v, 0.0, _END, STEPS)
+        y, _ = runge_kutta(lambda y, w, _: (slope(y, w), nothing), v, 0.0, _END, STEPS)
         return y / self.norm.scale.view(1, -1, 1, 1) - self.norm.loc.view(1, -1, 1, 1)
 
     def loss(self, x: Tensor, e: Tensor, generator: torch.Generator) -> Tensor:

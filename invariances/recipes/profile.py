@@ -78,8 +78,11 @@ class ProfileConfig:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise UserError(f"preset is {self.preset!r}; use {', '.join(PRESETS)}")
+        if self.preset not in PRESETS or self.preset == "maps":
+            raise UserError(
+                f"preset is {self.preset!r}; use minutes, hours or published (a flow over maps is trained by "
+                "`invariances fit --preset maps`, and its run's folder profiled)"
+            )
         number("n", self.n, 2, whole=True)
         number("limit", self.limit, 2, whole=True)
         number("shown", self.shown, 1, whole=True)

@@ -24,7 +24,7 @@ from invariances.system.machine import accelerator
 from invariances.training.config import DataConfig, FitConfig, LearningConfig, RunConfig
 from invariances.training.data import FeatureData
 from invariances.training.run_folder import TRAINED_ON, read_config
-from invariances.zoo.interpreters import offers
+from invariances.zoo.interpreters import Offer, offers
 
 DRAWN, DRAWN_SEED = "shapes", 1_000_000
 KEPT_OUT = 1_000
@@ -64,14 +64,15 @@ def profile_named(
             )
         result = profile_runs(network, output, layers, images, config)
     else:
-        code = autoencoder or AUTOENCODER
         drawn = images in (None, DRAWN)
-        if drawn and weights is None and config.preset == "minutes" and fits(network, layers, code):
-            result = profile_shipped(network, layers, output, config)
+        sets: Any = drawn_pictures(config.seed) if drawn else (images, held_out)
+        found = [] if weights or config.preset != "minutes" else offered(network, layers, autoencoder, drawn)
+        if found:
+            result = profile_shipped(found, None if drawn else sets, output, config)
         else:
             chosen = list(layers) if layers else layers_worth_seeing(Representation.layers(network, weights))
             cut: Any = network if weights is None else Representation(network, chosen[0], weights)
-            sets: Any = drawn_pictures(config.seed) if drawn else (images, held_out)
+            code = autoencoder or AUTOENCODER
             result = profile(cut, chosen, code, sets[0], output, held_out=sets[1], config=config)
     rows = [[layer, *(found.get(name) for name in TOLD)] for layer, found in result["layers"].items()]
     print(text_table(["layer", *(name.replace("_", " ") for name in TOLD)], rows))
@@ -89,39 +90,59 @@ def kept_out(seed: int) -> Shapes:
     return Shapes(KEPT_OUT, seed=DRAWN_SEED + seed)
 
 
-def fits(network: str, layers: Sequence[str] | None, autoencoder: str) -> bool:
-    """Whether flows of all these layers are shipped."""
-    offered = [each.layer for each in offers(network) if each.autoencoder == autoencoder and each.here]
-    return bool(offered) and set(layers or offered) <= set(offered) and autoencoder == AUTOENCODER
+def offered(network: str, layers: Sequence[str] | None, autoencoder: str | None, drawn: bool) -> list[Offer]:
+    """The flows that are shipped, where there are some for all these layers and this autoencoder; or none.
+
+    Args:
+        network: Its name.
+        layers: Of it; by default all that are offered.
+        autoencoder: Its name; by default whichever.
+        drawn: Whether the pictures are drawn ones, so that the autoencoder must be of these.
+    """
+    code = AUTOENCODER if drawn else autoencoder
+    if drawn and autoencoder not in (None, AUTOENCODER):
+        return []
+    found = [
+        each for each in offers(network) if each.here and each.encodes and code in (None, each.autoencoder)
+    ]
+    names = [each.layer for each in found]
+    wanted = list(layers or names)
+    if len(set(names)) < len(names) or not set(wanted) <= set(names):
+        return []
+    return [each for each in found if each.layer in wanted]
 
 
 def profile_shipped(
-    network: str, layers: Sequence[str] | None, output: str | Path, config: ProfileConfig
+    flows: Sequence[Offer], pictures: tuple[str, str | None] | None, output: str | Path, config: ProfileConfig
 ) -> dict[str, Any]:
-    """A profile with shipped flows: only the one that is told nothing is trained.
+    """A profile with shipped flows: at most the one that is told nothing is trained.
 
     Args:
-        network: With flows for drawn pictures.
-        layers: Some of theirs.
+        flows: Of one network and autoencoder.
+        pictures: Folder, and another to keep out; None for drawn ones.
         output: Folder to write to.
         config: How closely to look.
     """
     folder = Path(output)
     check_writable(folder)
-    found = [each for each in offers(network) if each.layer in (layers or [each.layer])]
     home = accelerator(config.device)
-    first = Interpreter.load(found[0].name, layer=found[0].layer).to(home)
+    first = Interpreter.load(flows[0].name, layer=flows[0].layer).to(home)
     shared = {"network": first.representation, "autoencoder": first.autoencoder}
     interpreters = {
-        each.layer: Interpreter.load(each.name, layer=each.layer, **shared).to(home) for each in found
+        each.layer: Interpreter.load(each.name, layer=each.layer, **shared).to(home) for each in flows
     }
     kept = DataConfig(held_out=None)
-    data = FeatureData(
-        Shapes(PICTURES, seed=TRAIN_SEED), kept_out(config.seed), kept, progress=config.progress
+    sets: tuple[Any, Any] = pictures or (
+        Shapes(PICTURES, seed=TRAIN_SEED),
+        kept_out(config.seed),
     )
+    settings = DataConfig() if sets[1] is None else kept
+    data = FeatureData(sets[0], sets[1], settings, progress=config.progress)
     begun(first.representation, first.autoencoder, data, config, folder)
-    cuts = [each.representation for each in interpreters.values()]
-    data.prepare(cuts, first.autoencoder, training=False)
+    data.prepare([each.representation for each in interpreters.values()], first.autoencoder, training=False)
+    if pictures is not None:
+        reason = "the pictures that the shipped flows learned from are not at hand, to train one that is told nothing"
+        return measured(Subject(interpreters, data, reason=reason), folder, config)
     fit = FitConfig(
         flow=FlowConfig.minutes(),
         data=kept,
@@ -185,7 +206,8 @@ def _loaded(
 ) -> tuple[dict[str, Interpreter], list[Path]]:
     """Interpreters of runs in the network's order, which share network and autoencoder, and their folders."""
     home = accelerator(config.device)
-    loaded = [(Interpreter.load(place), place) for place in runs_in(folder)]
+    runs = [(Interpreter.load(place), place) for place in runs_in(folder)]
+    loaded = [(each.at(layer), place) for each, place in runs for layer in each.layers]
     known = [each.representation.layer for each, _ in loaded]
     if layers and not set(layers) <= set(known):
         raise UserError(
@@ -196,7 +218,7 @@ def _loaded(
         (each.representation.at("input").fingerprint(), each.autoencoder.fingerprint())  # type: ignore[operator]
         for each, _ in loaded
     }
-    if len(parts) > 1 or len({each.representation.layer for each, _ in loaded}) < len(loaded):
+    if len(parts) > 1 or len(set(known)) < len(known):
         raise UserError(
             f"the runs in {str(folder)!r} are of several networks or autoencoders, or several of one layer; give the "
             "folder of one"
@@ -210,4 +232,6 @@ def _loaded(
         ).to(home)
         for each, _ in loaded
     }
-    return {layer: each.eval() for layer, each in found.items()}, [place for _, place in loaded]
+    return {layer: each.eval() for layer, each in found.items()}, list(
+        dict.fromkeys(place for _, place in loaded)
+    )

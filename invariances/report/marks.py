@@ -83,14 +83,19 @@ def dots(
         )
     for k, (name, value) in enumerate(zip(names, rings)):
         if value is not None:
-            hint = html.escape(f"{name}, probe: {shown(value, digits=3)}")
             parts.append(
-                f'<circle cx="{_LEFT + step * (k + 0.5):.1f}" cy="{y(value):.1f}" r="5.5" fill="transparent" '
-                f'stroke="{ORANGE}" stroke-width="1.5"><title>{hint}</title></circle>'
+                _ring(_LEFT + step * (k + 0.5), y(value), f"{name}, probe: {shown(value, digits=3)}")
             )
     if len(points) > 1:
         parts.insert(1, f'<polyline points="{" ".join(points)}" fill="none" stroke="{BLUE}" opacity=".35"/>')
     return "".join([*parts, "</svg>"])
+
+
+def _ring(x: float, y: float, hint: str) -> str:
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" fill="transparent" stroke="{ORANGE}" stroke-width="1.5">'
+        f"<title>{html.escape(hint)}</title></circle>"
+    )
 
 
 def _limits(

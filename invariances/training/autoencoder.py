@@ -304,14 +304,9 @@ def fit_autoencoder(
         raise UserError("fit_autoencoder needs uint8 pictures (N, S, S, 3), at least two, and one held out")
     folder = Path(run.output or "runs/autoencoder")
     check_writable(folder)
-    vae = vae or new_vae(pictures.shape[1], run.seed)
     last = folder / LAST
     resuming = run.resume and last.exists()
-    if isinstance(vae, VAE) and not resuming:
-        some = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(run.seed))[:20_000]
-        vae.start_linear(from_uint8(pictures[some]))
-    if isinstance(vae, VAE):
-        vae.freeze_linear()
+    vae = _started(vae or new_vae(pictures.shape[1], run.seed), pictures, run.seed, resuming)
     settings = {"vae": vae.config, "objective": asdict(objective), "schedule": asdict(schedule)}
     about = {
         **settings,
@@ -334,6 +329,18 @@ def fit_autoencoder(
             raise KeyboardInterrupt(str(stop)) from stop
     kept: Any = averaging.average
     return kept.requires_grad_(False).eval()
+
+
+def _started(
+    vae: VAE | SpatialAutoencoder, pictures: Tensor, seed: int, resuming: bool
+) -> VAE | SpatialAutoencoder:
+    """A VAE's linear part at the principal components of some pictures, where it is not to read them from a file."""
+    if isinstance(vae, VAE):
+        if not resuming:
+            some = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:20_000]
+            vae.start_linear(from_uint8(pictures[some]))
+        vae.freeze_linear()
+    return vae
 
 
 def new_vae(size: int, seed: int, **sizes: int) -> VAE:

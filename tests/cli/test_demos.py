@@ -14,7 +14,7 @@ from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
 from invariances.representation.representation import Representation
 from invariances.zoo import registry
-from invariances.zoo.interpreters import find_offer, layers_in, offers, save_flows
+from invariances.zoo.interpreters import find_offer, layers_in, layers_of, offers, save_flows
 
 LAYERS = ["pool", "logits"]
 
@@ -59,7 +59,7 @@ def pictures(tmp_path_factory):
 
 def test_flows_come_back_by_name(files):
     assert layers_in(files / "shapes_shape.safetensors") == LAYERS
-    assert Interpreter.layers("shapes_shape") == LAYERS
+    assert layers_of("shapes_shape") == LAYERS
     one = Interpreter.load("shapes_shape", layer="pool")
     two = Interpreter.load(
         "shapes_shape_flows", layer="pool", network=one.representation, autoencoder=one.autoencoder
