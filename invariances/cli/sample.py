@@ -45,7 +45,8 @@ def sample(
 
     interpreter = interpreter_of(model, layer, network, device)
     pictures = pictures_of(images, interpreter.image_size)
-    samples = interpreter.sample(pictures, n, temperature, seeded("samples", seed), diverse).cpu()
+    generator = seeded("samples", seed)
+    samples = interpreter.sample(pictures, n, temperature, generator, diverse=diverse).cpu()
     tiles, names = [pictures], ["picture"]
     if interpreter.encodes:
         tiles, names = [*tiles, interpreter.reconstruct(pictures).cpu()], [*names, "autoencoder"]

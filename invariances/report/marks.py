@@ -71,12 +71,7 @@ def dots(
             continue
         colour = ORANGE if name in marked else BLUE
         points.append(f"{x:.1f},{y(value):.1f}")
-        bar = ""
-        if interval is not None:
-            ends = f'y1="{y(interval[0]):.1f}" y2="{y(interval[1]):.1f}"'
-            bar = (
-                f'<line x1="{x:.1f}" x2="{x:.1f}" {ends} stroke="{colour}" stroke-width="2.5" opacity=".55"/>'
-            )
+        bar = "" if interval is None else _bar(x, y(interval[0]), y(interval[1]), colour)
         hint = html.escape(f"{name}: {shown(value, interval, 3)}")
         parts.append(
             f'<g>{bar}<circle cx="{x:.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/><title>{hint}</title></g>'
@@ -89,6 +84,11 @@ def dots(
     if len(points) > 1:
         parts.insert(1, f'<polyline points="{" ".join(points)}" fill="none" stroke="{BLUE}" opacity=".35"/>')
     return "".join([*parts, "</svg>"])
+
+
+def _bar(x: float, low: float, high: float, colour: str) -> str:
+    ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"'
+    return f'<line {ends} stroke="{colour}" stroke-width="2.5" opacity=".55"/>'
 
 
 def _ring(x: float, y: float, hint: str) -> str:
