@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invariances.autoencoder.storage import save_autoencoder
+from invariances.flow.diverse import diverse_latents
 from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
 from invariances.representation.representation import Representation
@@ -175,6 +177,7 @@ class Interpreter:
         generator: torch.Generator | None = None,
         layer: str | None = None,
         guidance: float = 1.0,
+        diverse: bool = False,
     ) -> Tensor:
         """D(t⁻¹(v | Φ(x))), v ~ N(0, temperature² I): (N, n, 3, S, S), pictures that the layer cannot tell from x.
 
@@ -185,17 +188,20 @@ class Interpreter:
             generator: Makes them repeat.
             layer: Another of `layers` than its own.
             guidance: Of flows over maps: above 1 more typical pictures, which are no samples of p(z̄ | z) any more.
+            diverse: Of 8 n samples those that differ most (by latents): how far the invariance reaches, no fair draw.
 
         Raises:
             UserError: A number makes no sense, or there is no flow for that layer.
         """
         if layer not in (None, self.representation.layer):
-            return self.at(str(layer)).sample(images, n, temperature, generator, guidance=guidance)
+            other = self.at(str(layer))
+            return other.sample(images, n, temperature, generator, guidance=guidance, diverse=diverse)
         if n < 1 or temperature < 0:
             raise UserError(
                 f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0"
             )
-        return self.decode(self.flow.sample(self.represent(images), n, temperature, generator, guidance))
+        draw = partial(diverse_latents, self.flow) if diverse else self.flow.sample
+        return self.decode(draw(self.represent(images), n, temperature, generator, guidance))
 
     @torch.no_grad()
     def mix(self, content: Tensor, invariance: Tensor) -> Tensor:

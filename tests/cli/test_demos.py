@@ -129,8 +129,10 @@ def test_mix_and_texture_bias_write_theirs(run, pictures, tmp_path):
 
 def test_sample_takes_names(run, pictures, tmp_path):
     words = ["shapes_texture", pictures / "2.png", "--layer", "logits", "--n", "2"]
-    status, out, err = run("sample", *words, "--output", tmp_path / "s.png")
-    assert (status, out.strip()) == (0, str(tmp_path / "s.png")), err
+    for more in ((), ("--diverse",)):
+        status, out, err = run("sample", *words, *more, "--output", tmp_path / f"s{len(more)}.png")
+        assert (status, out.strip()) == (0, str(tmp_path / f"s{len(more)}.png")), err
+    assert (tmp_path / "s0.png").read_bytes() != (tmp_path / "s1.png").read_bytes()
 
 
 def test_video_writes_a_clip(run, pictures, tmp_path, monkeypatch):
