@@ -6,6 +6,7 @@ import streamlit as st
 import torch
 
 from invariances.app import controls, figures, models, pictures
+from invariances.app.again import python
 from invariances.app.compute import computed
 from invariances.experiments.texture_bias import TextureBias, texture_bias
 from invariances.system.errors import UserError
@@ -20,7 +21,7 @@ def page() -> None:
         "Does a network go by shape or by texture? Both networks get the same random invariances, so whatever differs "
         "between two samples of a pair is due to what each network keeps."
     )
-    (picture,) = pictures.choose(prefer="texturebias")
+    gallery = st.container()
     network, layer, twins = _networks()
     one, two, three, four, five = st.columns([2.3, 2.3, 1.6, 1.1, 1.2], vertical_alignment="bottom")
     with one:
@@ -38,6 +39,8 @@ def page() -> None:
         controls.resample()
     for each in (first, second):
         models.ensure_here(each, [at])
+    with gallery:
+        (picture,) = pictures.choose(first, prefer="texturebias")
 
     def work() -> TextureBias:
         pair = [models.loaded(each, device).at(at) for each in (first, second)]
@@ -54,12 +57,10 @@ def page() -> None:
         )
     _show(found, (models.label(first), models.label(second)))
     side = found.pictures.shape[-1]
-    code = (
-        "from invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
-        "from invariances.experiments.texture_bias import texture_bias\n"
-        "from invariances.interpreter import Interpreter\nfrom invariances.system.seeds import seeded\n\n"
-        f"first, second = (Interpreter.load(name, layer={at!r}) for name in {(first, second)!r})\n"
-        f"found = texture_bias(first, second, {picture.code(side)}, {n}, {temperature}, seeded('texture', {seed}, 0))"
+    draws = f"seeded('texture', {seed}, 0)"
+    code = python(
+        f"first, second = (Interpreter.load(name, layer={at!r}) for name in {(first, second)!r})",
+        f"found = texture_bias(first, second, {picture.code(side)}, {n}, {temperature}, {draws})",
     )
     command = (
         f"invariances texture-bias {first} {second} {picture.file} --layer {at} --n {n} "

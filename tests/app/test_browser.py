@@ -20,6 +20,13 @@ def shown(page):
     )
 
 
+def changed(page, before):
+    """Waits until the last picture is another one than that of `before`, and the page has ended."""
+    last = "[...document.querySelectorAll('.inv-row img, .inv-sum img, .inv-table img')].at(-1)?.src"
+    page.wait_for_function(f"(src) => {last} && {last} !== src", arg=before[-1], timeout=60_000)
+    settled(page)
+
+
 def click(page, name, **more):
     page.get_by_role("button", name=name, **more).first.click()
 
@@ -54,8 +61,8 @@ def test_attacks_start_resample_download_and_link(visit, place):
     assert len(first) == 3 + 4 + 6
     page.locator("[data-testid=stSlider]").first.wait_for()
     click(page, "Resample")
-    page.wait_for_function("location.search.includes('seed=1')", timeout=20_000)
-    settled(page)
+    changed(page, first)
+    assert "seed=1" in page.url
     second = shown(page)
     assert second[:2] == first[:2]
     assert second[7:] != first[7:]
@@ -64,8 +71,8 @@ def test_attacks_start_resample_download_and_link(visit, place):
     assert len(numbers["predicted_original"]) == 3
     assert shown(page) == second, "a download changes nothing"
     pick(page, 7)
-    page.wait_for_function("location.search.includes('picture=drawn-7')", timeout=20_000)
-    settled(page)
+    changed(page, second)
+    assert "picture=drawn-7" in page.url
     again = visit(page.url.split("/", 3)[3])
     assert shown(again) == shown(page), "a link brings the same screen to another visitor"
 
