@@ -59,9 +59,6 @@ def fit_autoencoder(argv: list[str]) -> int:
     )
     parser.add_argument("folders", nargs="*", type=str, help="Folders of pictures.")
     with_short_words(with_flags(parser), SHORT)
-    for action in parser._actions:
-        if action.dest == "eyes.layers":
-            action.nargs = "+"
     check_configs(argv)
     with explained(parser):
         found = parser.instantiate(parser.parse_args(words_of(parser, argv)))

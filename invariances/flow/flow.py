@@ -286,6 +286,8 @@ def filled(build: Callable[[FlowConfig], F], spec: Mapping[str, Any], state: Map
                 "another shape); train again"
             )
         flow = build(made)
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("the flow's description is damaged or of another version; train again") from None
     except (RuntimeError, OverflowError):

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from invariances import zoo
@@ -22,18 +23,20 @@ from invariances.data.datasets import images_at, tell
 from invariances.data.images import spread
 from invariances.data.shapes import Shapes, draw
 from invariances.evaluation.numbers import finite
+from invariances.experiments.imagined import imagined
 from invariances.experiments.texture_bias import conflict_pictures
 from invariances.flow.config import FlowConfig
 from invariances.interpreter import Interpreter
 from invariances.recipes.budget import Work, affordable_steps, precision
+from invariances.recipes.own_photos import HELD_OUT, SAMPLES, fit_photos
 from invariances.recipes.processes import in_processes
 from invariances.recipes.quickstart_measures import CACHE, CUE_LAYER, CUE_NETWORK, Measures
 from invariances.recipes.worlds import World, layers_worth_seeing, own_world
-from invariances.report.quickstart_page import CueStory, Story, write_page
+from invariances.report.quickstart_page import CueStory, PhotoStory, Story, write_opening, write_page
 from invariances.representation.representation import Representation
 from invariances.system.checks import number
 from invariances.system.errors import UserError
-from invariances.system.files import atomic, check_writable
+from invariances.system.files import atomic, check_writable, new_folder
 from invariances.system.machine import accelerator, cores
 from invariances.system.seeds import seeded
 from invariances.training.config import (
@@ -44,6 +47,7 @@ from invariances.training.config import (
 )
 from invariances.training.data import FeatureData
 from invariances.training.fit import fit_layers, latent_shape
+from invariances.zoo.interpreters import knows
 
 NETWORK, AUTOENCODER = "shapes_shape", "shapes_vae"
 LAYERS = ("stage2", "stage3", "pool", "softmax")
@@ -51,6 +55,7 @@ PAGE, SUMMARY, RUNS = "index.html", "summary.json", "runs"
 LOOKING = 0.15
 """Share of the time left for looking at samples."""
 SHOWN, SHOWN_SAMPLES = 6, 6
+PHOTOS, PHOTO_SAMPLES = "photos64", 2
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,6 @@ class Effort:
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
         processes: flows that train at once; at most as many as there are cores.
-        autoencoder_steps: own photos only.
         classifier_steps: own photos only.
     """
 
@@ -76,13 +80,12 @@ class Effort:
     held_out: int = 320
     samples: int = 4
     processes: int = 2
-    autoencoder_steps: int = 3000
     classifier_steps: int = 600
 
     def __post_init__(self) -> None:
         if self.minutes is not None:
             number("minutes", self.minutes, 0.2, 100_001)
-        for name, least in {"pictures": 1, "held_out": 2, "samples": 1, "autoencoder_steps": 1}.items():
+        for name, least in {"pictures": 1, "held_out": 2, "samples": 1}.items():
             number(name, getattr(self, name), least, whole=True)
 
 
@@ -100,17 +103,15 @@ def quickstart(
 
     Args:
         output: folder to write to; each layer's run lies there too.
-        images: a folder of one's own photos in place of drawn pictures. An autoencoder is trained on them; folders
-            per class inside of it also give the classifier.
+        images: folder of one's own photos in place of drawn pictures; class folders in it give the classifier.
         network: whose layers; by default the shipped shape classifier, or the one trained on the photos.
-        layers: names, from the input to the output; by default some along the way.
-        effort: how long to train and how much to measure.
+        layers: names, from input to output; by default some along the way.
+        effort: how long to train, and how much to measure.
         seed: of everything.
         progress: bars on stderr.
 
     Returns:
-        What `summary.json` holds: `seconds`, and for each layer nll_bits_per_dim, faithfulness_cosine,
-        top1_agreement, variance_remaining, and on drawn pictures `factors` and `probe`, kept shares by factor.
+        What `summary.json` holds; its numbers are defined in docs/numbers.md.
 
     Raises:
         UserError: folder, network or layers cannot be used; a flat folder of photos comes without `network`.
@@ -120,35 +121,42 @@ def quickstart(
     check_writable(folder)
     usual = images is None and network is None and layers is None
     chosen = chosen_layers(layers, network or NETWORK, usual)
+    photos = photo_story(folder / PAGE, seed) if usual else None
+    deadline = None if effort.minutes is None else started + 60 * effort.minutes
     if images is None:
         world = drawn_world(network or NETWORK, effort, seed)
+        cuts = [(world.network, layer) for layer in chosen] + [(CUE_NETWORK, CUE_LAYER)] * usual
+        folders, steps = fit_all(world, cuts, folder / RUNS, effort, deadline, seed, progress)
+        measures = Measures(world.held_out, effort.samples, seed)
     else:
         world = own_world(images, folder, network, effort, seed, progress)
-    cuts = [(world.network, layer) for layer in chosen] + ([(CUE_NETWORK, CUE_LAYER)] if usual else [])
-    begun = started if images is None else time.monotonic()
-    deadline = None if effort.minutes is None else begun + 60 * effort.minutes
-    folders, steps = fit_all(world, cuts, folder / RUNS, effort, deadline, seed, progress)
-    fitted = {cut: interpreter_of(each) for cut, each in folders.items()}
-    looked = {layer: fitted[world.network, layer] for layer in chosen}
-    measures = Measures(world.held_out, effort.samples, seed)
+        folders, steps = fit_photos(world, chosen, folder / RUNS, effort, deadline, seed, progress)
+        measures = Measures(Subset(world.held_out, spread(HELD_OUT, len(world.held_out))), SAMPLES, seed)
+    own = [folders[world.network, layer] for layer in chosen]
+    looked = {layer: interpreter_of(run, layer) for layer, run in zip(chosen, own)}
     summary: dict[str, Any] = {
         "network": looked[chosen[0]].representation.network_name,
-        "autoencoder": AUTOENCODER if images is None else str(folder / "autoencoder"),
+        "autoencoder": world.autoencoder,
         "images": str(images or "Shapes"),
         "steps": steps,
-        "layers": {},
+        "layers": measured(looked, measures, own, progress),
     }
-    for layer in tqdm(chosen, desc="looking at samples", unit="layer", disable=not progress):
-        numbers = measures.numbers(looked[layer])
-        summary["layers"][layer] = {**numbers, "run": str(folders[world.network, layer])}
-    story = told(summary, looked, _shown(world.held_out, SHOWN, seed), seed)
+    story = told(summary, looked, _shown(world.held_out, SHOWN, seed), photos, seed)
     if usual:
-        cue = fitted[CUE_NETWORK, CUE_LAYER]
+        cue = interpreter_of(folders[CUE_NETWORK, CUE_LAYER], CUE_LAYER)
         summary["cue"] = measures.cue(cue)
         story.cue = cue_story(cue, looked[CUE_LAYER], seed)
     summary["seconds"] = round(time.monotonic() - started, 1)
     write(story, folder)
     return summary
+
+
+def measured(
+    looked: Mapping[str, Interpreter], measures: Measures, folders: Sequence[Path], progress: bool
+) -> dict[str, dict[str, Any]]:
+    """All numbers of each layer, and its run's folder."""
+    bar = tqdm(looked.items(), desc="looking at samples", unit="layer", disable=not progress)
+    return {layer: {**measures.numbers(each), "run": str(run)} for (layer, each), run in zip(bar, folders)}
 
 
 def drawn_world(network: str, effort: Effort, seed: int) -> World:
@@ -203,17 +211,14 @@ def fit_all(
         seed: of everything.
         progress: bars on stderr.
     """
-    code = (
-        zoo.load_autoencoder(world.autoencoder) if isinstance(world.autoencoder, str) else world.autoencoder
-    )
+    code = zoo.load_autoencoder(world.autoencoder)
     taps = cached(world, cuts, code.to(accelerator("auto")), progress)
     home = accelerator("auto")
     processes = min(effort.processes, cores(), len(cuts)) if home.type == "cpu" else 1
-    learning = world.learning(effort.learning)
-    flows = {cut: world.flow(tap.shape, effort.flow) for cut, tap in taps.items()}
+    learning = effort.learning
     if deadline is not None:
         seconds = (1 - LOOKING) * (deadline - time.monotonic())
-        works = [Work(flows[cut], latent_shape(code), tuple(tap.shape)) for cut, tap in taps.items()]
+        works = [Work(effort.flow, latent_shape(code), tuple(tap.shape)) for tap in taps.values()]
         learning = replace(learning, steps=affordable_steps(works, learning, seconds, processes))
         tell(
             f"quickstart: {learning.steps} steps for each of {len(cuts)} flows, as many as this machine does in time"
@@ -221,7 +226,7 @@ def fit_all(
     every = learning.steps
     jobs, folders = [], {}
     for cut, tap in taps.items():
-        folders[cut] = _new_folder(runs / f"{tap.network_name}_{tap.layer}")
+        folders[cut] = new_folder(runs / f"{tap.network_name}_{tap.layer}")
         run = RunConfig(
             str(folders[cut]),
             seed=seed,
@@ -230,7 +235,7 @@ def fit_all(
             checkpoint_every=every,
             samples_every=every,
         )
-        config = FitConfig(flow=flows[cut], learning=learning, cache=CACHE, run=run)
+        config = FitConfig(flow=effort.flow, learning=learning, cache=CACHE, run=run)
         job = {"network": cut[0], "layers": [cut[1]], "autoencoder": world.autoencoder, "config": config}
         jobs.append({**job, "images": world.training, "held_out": world.held_out})
     if processes > 1:
@@ -241,9 +246,9 @@ def fit_all(
     return folders, learning.steps
 
 
-def interpreter_of(folder: Path) -> Interpreter:
+def interpreter_of(folder: Path, layer: str) -> Interpreter:
     """A run's, on the accelerator where there is one."""
-    interpreter = Interpreter.load(folder).to(accelerator("auto"))
+    interpreter = Interpreter.load(folder, layer=layer).to(accelerator("auto"))
     interpreter.precision = precision()
     return interpreter
 
@@ -268,22 +273,42 @@ def _fitted(**job: Any) -> dict[str, Tensor]:
     return {}
 
 
-def _new_folder(wanted: Path) -> Path:
-    folder, number = wanted, 1
-    while folder.exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}_{number}")
-    return folder
+def photo_story(page: Path, seed: int) -> PhotoStory | None:
+    """What the shipped flow of real photos shows, on the page before anything is trained.
+
+    None where its weights are not installed.
+    """
+    if not knows(PHOTOS):
+        return None
+    interpreter = Interpreter.load(PHOTOS).to(accelerator("auto"))
+    interpreter.precision = precision()
+    pictures, names = imagined(interpreter, SHOWN, seed)
+    samples = {
+        layer: interpreter.sample(
+            pictures, PHOTO_SAMPLES, generator=seeded("photos", seed), layer=layer
+        ).cpu()
+        for layer in interpreter.layers
+    }
+    story = PhotoStory(interpreter.representation.network_name, pictures, names, samples)
+    write_opening(story, page)
+    tell(f"quickstart: {page} shows what {story.network} sees in pictures of animals; drawn shapes are next")
+    return story
 
 
-def told(summary: dict[str, Any], looked: Mapping[str, Interpreter], pictures: Tensor, seed: int) -> Story:
+def told(
+    summary: dict[str, Any],
+    looked: Mapping[str, Interpreter],
+    pictures: Tensor,
+    photos: PhotoStory | None,
+    seed: int,
+) -> Story:
     """What the page tells: the same pictures through each layer."""
     first = next(iter(looked.values()))
     samples = {
         layer: each.sample(pictures, SHOWN_SAMPLES, generator=seeded("page", seed)).cpu()
         for layer, each in looked.items()
     }
-    return Story(summary, pictures, first.reconstruct(pictures).cpu(), samples)
+    return Story(summary, pictures, first.reconstruct(pictures).cpu(), samples, photos=photos)
 
 
 def cue_story(cue: Interpreter, other: Interpreter, seed: int) -> CueStory:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from invariances.training.callbacks import COLUMNS, PICTURES, Measure, Progress,
 from invariances.training.checkpoints import load_checkpoint
 from invariances.training.config import CacheConfig, DataConfig, FitConfig, LearningConfig, RunConfig
 from invariances.training.data import Embedded, FeatureData, Images, paths_of, worth_remembering
+from invariances.training.layered_fit import fit_layered
 from invariances.training.metrics_file import MetricsFile
 from invariances.training.run_folder import (
     KEPT_OUT,
@@ -129,22 +131,27 @@ def fit_layers(
     code = autoencoder_of(autoencoder).to(home)
     config = explained(config, first, autoencoder, images, held_out)
     data = FeatureData(images, held_out, config.data, config.cache, run.precision, run.progress)
+    together = config.flow.transform == "maps"
+    named = {"_".join(layers): first} if together else representations
     folders = {
-        layer: None
-        if run.output is None
-        else choose_folder(run.output, each.network_name, layer, run.resume, numbered)
-        for layer, each in representations.items()
+        layer: choose_folder(run.output, each.network_name, layer, run.resume, numbered)
+        if run.output
+        else None
+        for layer, each in named.items()
     }
     data.prepare(list(representations.values()), code)
     sets: list[Any] = [ConcatDataset(data.train_sets), data.held_out_set]
     pictures = [identify(each, run.progress) for each in sets]
+    if together:
+        whole = Path(folders["_".join(layers)] or tempfile.mkdtemp(prefix="invariances-"))
+        with alone(whole):
+            config = replace(config, layers=list(layers))
+            return fit_layered(representations, code, data, config, whole, pictures)
     found = {}
-    for layer, representation in representations.items():
-        one = replace(config, layer=layer)
-        with alone(folders[layer] if first_process() else None):
-            found[layer] = _Fitting(
-                representation, code, data, one, folders[layer], pictures, loggers
-            ).interpreter()
+    for layer, each in representations.items():
+        one, folder = replace(config, layer=layer), folders[layer]
+        with alone(folder if first_process() else None):
+            found[layer] = _Fitting(each, code, data, one, folder, pictures, loggers).interpreter()
     return found
 
 
@@ -354,13 +361,14 @@ def fit_config(config: FitConfig, numbered: bool = False) -> Interpreter:
     """
     for name, value in {
         "network": config.network,
-        "layer": config.layer,
+        "layer": config.layer or config.layers,
         "autoencoder": config.autoencoder,
         "images": config.data.images,
     }.items():
         if value is None:
             raise UserError(f"--{name} is missing; see `invariances fit --help` for an example")
-    network, layer, code, images = config.network, config.layer, config.autoencoder, config.data.images
-    assert network and layer and code and images  # noqa: PT018
-    cut = Representation(network, layer, config.weights, size=config.size, token=config.token)
-    return fit_layers(cut, [layer], code, images, config=config, numbered=numbered)[layer]
+    network, code, images = config.network, config.autoencoder, config.data.images
+    layers = config.layers or [config.layer or ""]
+    assert network and code and images  # noqa: PT018
+    cut = Representation(network, layers[0], config.weights, size=config.size, token=config.token)
+    return fit_layers(cut, layers, code, images, config=config, numbered=numbered)[layers[0]]

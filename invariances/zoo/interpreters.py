@@ -47,6 +47,11 @@ class Offer:
         return [self.name, self.network, self.autoencoder]
 
     @property
+    def one_flow(self) -> bool:
+        """Whether one flow has all of its layers."""
+        return bool(entry(self.name).get("one_flow"))
+
+    @property
     def here(self) -> bool:
         """Whether all of it is on this machine."""
         return all(path(each).is_file() for each in self.files)
@@ -91,7 +96,7 @@ def find_offer(name: str, layer: str | None = None) -> Offer:
             "`invariances models list` shows all"
         )
     layers = list(dict.fromkeys(each.layer for each in found))
-    if layer is None and len(found) > 1 and not entry(found[0].name).get("one_flow"):
+    if layer is None and len(found) > 1 and not found[0].one_flow:
         raise UserError(f"{name} has flows for several layers; choose one: --layer {' | '.join(layers)}")
     fitting = [each for each in found if layer in (None, each.layer)]
     if not fitting:

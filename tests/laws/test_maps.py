@@ -188,7 +188,7 @@ def test_a_layered_flow_is_restored_from_its_spec():
     again = LayeredFlow.restored(flow.spec(), flow.state_dict()).eval()
     latent, z = torch.randn(2, 2, 4, 4), representations(2)
     assert torch.equal(again.at("early")(latent, z["early"])[0], flow.at("early")(latent, z["early"])[0])
-    with pytest.raises(UserError, match="do not fit"):
+    with pytest.raises(UserError, match="another architecture"):
         LayeredFlow.restored(flow.spec() | {"latent_shape": [3, 4, 4]}, flow.state_dict())
     with pytest.raises(UserError, match="it has"):
         flow.at("middle")
