@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
 from invariances.app.again import python
 from invariances.app.compute import computed
 from invariances.experiments.attack import Attack, Method, attack
@@ -40,7 +40,7 @@ def page() -> None:
         seed, device = controls.seed(), controls.device()
     with five:
         controls.resample()
-    models.ensure_here(network, [layer])
+    downloads.ensure_here(network, [layer])
     with gallery:
         (picture,) = pictures.choose(network)
     names = computed(

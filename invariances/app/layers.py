@@ -6,7 +6,7 @@ import streamlit as st
 import torch
 from torch import Tensor
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
 from invariances.app.again import python
 from invariances.app.compute import computed
 from invariances.experiments.layers import LayerView, Others, layer_views, others_of
@@ -36,7 +36,7 @@ def page() -> None:
     with five:
         controls.resample()
     layers = known if shown == ALL else [str(shown)]
-    models.ensure_here(network, layers)
+    downloads.ensure_here(network, layers)
     with gallery:
         (picture,) = pictures.choose(network)
     key = ("layers", picture.name, network, n, temperature, seed, device)
@@ -82,7 +82,7 @@ def _show(views: list[LayerView]) -> None:
     st.html(figures.row(_heads(first), ["input", "autoencoder's reconstruction"], 150))
     if len(views) == 1:
         figures.heading(f"Samples for {first.layer}")
-        st.html(figures.row(first.samples, side=150))
+        st.html(figures.row(first.samples, side=118))
         _numbers(first)
         return
     figures.heading(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
 from invariances.app.again import python
 from invariances.app.compute import computed
 from invariances.experiments.mixing import Mixture, mix
@@ -25,7 +25,7 @@ def page() -> None:
     with three, controls.more():
         device = controls.device()
         st.caption("Mixing draws nothing at random.")
-    models.ensure_here(network, [layer])
+    downloads.ensure_here(network, [layer])
     with gallery:
         chosen = pictures.choose(network, many=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,13 +10,11 @@ from typing import Any, TypeVar
 import streamlit as st
 import torch
 
-from invariances import zoo
 from invariances.flow.maps import Maps
 from invariances.interpreter import Interpreter
 from invariances.system.errors import UserError
-from invariances.system.files import offline
 from invariances.system.machine import bfloat16
-from invariances.zoo.interpreters import Offer, find_offer, offers
+from invariances.zoo.interpreters import Offer, offers
 
 T = TypeVar("T")
 
@@ -93,17 +90,13 @@ def loaded(network: str, device: str) -> Loaded:
 def networks(encodes: bool = True) -> list[str]:
     """The networks that are offered: those at hand first, and among them those whose flow makes pictures."""
     found = [each for each in offers() if each.encodes or not encodes]
-    found.sort(key=lambda each: (not each.here, not _paints(each)))
+    found.sort(key=lambda each: (not each.here, not each.one_flow))
     return list(dict.fromkeys(each.network for each in found))
 
 
 def painters() -> list[str]:
     """The networks at hand whose flow makes pictures when it is told nothing."""
-    return list(dict.fromkeys(each.network for each in offers() if each.here and _paints(each)))
-
-
-def _paints(offer: Offer) -> bool:
-    return bool(zoo.entry(offer.name).get("one_flow"))
+    return list(dict.fromkeys(each.network for each in offers() if each.here and each.one_flow))
 
 
 def label(network: str) -> str:
@@ -145,56 +138,6 @@ def choose_device() -> str:
     else:
         return "cpu"
     return other if st.toggle("Use the accelerator", True, key="accelerator", bind="query-params") else "cpu"
-
-
-def ensure_here(network: str, layers: Sequence[str]) -> None:
-    """Shows what has to be downloaded first, and ends the page until it is there."""
-    missing = dict.fromkeys(
-        name
-        for layer in layers
-        for name in find_offer(network, layer).files
-        if not zoo.path(name).is_file() and "package" not in zoo.entry(name)
-    )
-    if not missing:
-        return
-    sizes = [zoo.entry(name).get("size") for name in missing]
-    known = sum(size or 0 for size in sizes)
-    amount = f"about {known / 1e6:,.0f} MB and more" if known else "some hundred MB"
-    with st.container(border=True, key="download"):
-        st.markdown(f"**{label(network)}** was published with the paper and is not on this machine yet.")
-        st.caption(f"{len(missing)} files, {amount}: {', '.join(missing)}")
-        if offline():
-            st.info("Downloads are switched off here (INVARIANCES_OFFLINE).", icon=":material/cloud_off:")
-        elif st.button("Download", icon=":material/download:", type="primary"):
-            _download(list(missing))
-    st.stop()
-
-
-def _download(names: list[str]) -> None:
-    slot = st.empty()
-    st.button("Stop", key="stop-download", icon=":material/stop_circle:")
-    for name in names:
-        failed: list[UserError] = []
-
-        def fetch(name: str = name, failed: list[UserError] = failed) -> None:
-            try:
-                zoo.fetch(name, progress=False)
-            except UserError as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=fetch, daemon=True)
-        thread.start()
-        size, part = zoo.entry(name).get("size"), zoo.path(name)
-        while thread.is_alive():
-            draft = part.with_name(part.name + ".part")
-            got = draft.stat().st_size if draft.exists() else 0
-            share = min(1.0, got / size) if size else 0.0
-            slot.progress(share, f"{name}: {got / 1e6:,.0f}{f' of {size / 1e6:,.0f}' if size else ''} MB")
-            time.sleep(0.2)
-        if failed:
-            slot.error(f"{name} could not be fetched; check the connection, and press Download to try again.")
-            st.stop()
-    st.rerun()
 
 
 def pairs_of_networks() -> dict[str, tuple[Offer, list[Offer]]]:

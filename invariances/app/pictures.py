@@ -30,7 +30,7 @@ from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
 
 DATA = Path("data")
-DRAWN, MADE, YOURS = "Drawn", "Made", "Yours"
+DRAWN, MADE, YOURS = "Drawn", "Made by the flow", "Yours"
 COUNT, MADE_COUNT, SEED = 24, 12, 5
 MOST = 6
 """So many pictures are mixed at most."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 import torch
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
 from invariances.app.again import python
 from invariances.app.compute import computed
-from invariances.experiments.texture_bias import TextureBias, texture_bias
+from invariances.experiments.texture_bias import Reader, TextureBias, texture_bias
 from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
 from invariances.zoo.interpreters import find_offer
@@ -30,7 +30,7 @@ def page() -> None:
         second = models.select_network("Second network", list(twins[first]), "second")
     with three:
         known = layer[first, second]
-        index = len(known) - 1
+        index = max(0, len(known) - 2)
         at = str(st.selectbox("Layer", known, index=index, key="cut", bind="query-params"))
     with four, controls.more():
         n = controls.count(2, 16, 6)
@@ -38,20 +38,19 @@ def page() -> None:
     with five:
         controls.resample()
     for each in (first, second):
-        models.ensure_here(each, [at])
+        downloads.ensure_here(each, [at])
+    encodes = find_offer(first, at).encodes
     with gallery:
-        (picture,) = pictures.choose(first, prefer="texturebias")
+        (picture,) = pictures.choose(first, prefer="" if encodes else "texturebias")
 
     def work() -> TextureBias:
-        pair = [models.loaded(each, device).at(at) for each in (first, second)]
-        image = picture.load(pair[0].image_size)[None]
-        return texture_bias(
-            pair[0], pair[1], image, n, temperature, seeded("texture", seed, 0), reader_for(first)
-        )
+        one, two = (models.loaded(each, device).at(at) for each in (first, second))
+        image = picture.load(one.image_size)[None]
+        return texture_bias(one, two, image, n, temperature, seeded("texture", seed, 0), _reader(first))
 
     key = ("texture", picture.name, first, second, at, n, temperature, seed, device)
     found = computed(key, "Sampling both networks", work)
-    if not find_offer(first, at).encodes:
+    if not encodes:
         st.caption(
             "The decoder of these networks is a generator without encoder: there are samples, no reconstruction."
         )
@@ -69,6 +68,11 @@ def page() -> None:
     rows = torch.stack([torch.cat([found.pictures, each[0]]) for each in found.samples])
     numbers = {"first": first, "second": second, "layer": at, **found.numbers()[0]}
     figures.footer("texture_bias", rows, numbers, code, command)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _reader(network: str) -> Reader | None:
+    return reader_for(network)
 
 
 def _networks() -> tuple[list[str], dict[tuple[str, str], list[str]], dict[str, dict[str, None]]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import streamlit as st
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
 from invariances.app.again import python
 from invariances.app.compute import TURNS, computed
 from invariances.app.frame import public
@@ -47,7 +47,7 @@ def page() -> None:
         device = controls.device()
         st.caption("Videos draw nothing at random: equal frames give equal results.")
     source = clips.get(clip) if clip != OWN else _own()
-    models.ensure_here(network, [layer])
+    downloads.ensure_here(network, [layer])
     with gallery:
         (picture,) = pictures.choose(network)
     if clip == OWN and source is None:
