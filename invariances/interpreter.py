@@ -161,8 +161,7 @@ class Interpreter:
     @torch.no_grad()
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The invariance v = t(z̄ | Φ(x)), (N, D), z̄ as of `latent`."""
-        invariance: Tensor = self.flow(self.latent(images, generator), self.represent(images))[0]
-        return invariance
+        return self.flow.invariance(self.latent(images, generator), self.represent(images))
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """D(E(x)), what the autoencoder alone makes of the pictures: the best that samples can be."""

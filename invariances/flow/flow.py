@@ -96,6 +96,13 @@ class ConditionalFlow(nn.Module):
         invariance, log_det = self.transform(x, self._condition(representation, embedding, len(x)))
         return invariance, log_det
 
+    def invariance(
+        self, latent: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
+    ) -> Tensor:
+        """The invariances (N, *latent_shape) alone, as `forward` gives them beside the log-determinants."""
+        x = self._announced(latent, "latent")
+        return self.transform.invariance(x, self._condition(representation, embedding, len(x)))
+
     def inverse(
         self, invariance: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
     ) -> Tensor:
