@@ -41,7 +41,8 @@ from invariances.training.run_folder import (
 )
 from invariances.training.stages import FlowStage, Regression, Stage, check_same
 from invariances.training.start import start_embedder
-from invariances.training.stopping import LastCheckpoint, Stopped
+from invariances.training.stopping import LastCheckpoint, stopped_in
+from invariances.training.stopping import run as run_trainer
 from invariances.training.trainer import loggers_of, make_trainer, quiet
 
 EMBEDDER = "checkpoints/embedder.ckpt"
@@ -181,7 +182,13 @@ class _Fitting:
             write_config(self.folder, self.config)
             for each, name in zip(self.pictures, (TRAINED_ON, KEPT_OUT)):
                 each.save(self.folder / name)
-        interpreter = Interpreter(*self.frozen, self.trained()).eval()
+        try:
+            flow = self.trained()
+        except KeyboardInterrupt as interrupt:
+            if self.folder is None:
+                raise
+            raise interrupt from stopped_in(interrupt, self.folder / LAST)
+        interpreter = Interpreter(*self.frozen, flow).eval()
         interpreter.precision = self.config.run.precision
         if self.folder is not None and first_process():
             interpreter.save(self.folder)
@@ -257,10 +264,7 @@ class _Fitting:
         go_on = run.resume and checkpoint is not None and checkpoint.exists()
         with quiet():
             trainer = make_trainer(run, stage.steps, own, loggers_of(folder, metrics, run, self.loggers))
-            try:
-                trainer.fit(stage, ckpt_path=checkpoint if go_on else None)
-            except Stopped as stop:
-                raise KeyboardInterrupt(str(stop)) from stop
+            run_trainer(trainer, stage, checkpoint=checkpoint if go_on else None)
 
 
 def resume_from(checkpoint: Path, flow: ConditionalFlow, about: Mapping[str, Any]) -> None:
