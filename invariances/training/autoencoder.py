@@ -29,7 +29,8 @@ from invariances.training.perceptual import Features, PatchDiscriminator, Percep
 from invariances.training.run_folder import METRICS, SAMPLES, alone
 from invariances.training.schedule import rate_factor
 from invariances.training.stages import check_same
-from invariances.training.stopping import LastCheckpoint, Stopped
+from invariances.training.stopping import LastCheckpoint
+from invariances.training.stopping import run as run_trainer
 from invariances.training.trainer import make_trainer, quiet
 
 COLUMNS = ("l1", "perceptual", "kl", "critic", "held_out_mae")
@@ -323,10 +324,7 @@ def fit_autoencoder(
         draft.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     with quiet(), alone(folder):
         trainer = make_trainer(run, -1, callbacks, [], max_epochs=1)
-        try:
-            trainer.fit(task, Batches(pictures, schedule, run.seed), ckpt_path=last if resuming else None)
-        except Stopped as stop:
-            raise KeyboardInterrupt(str(stop)) from stop
+        run_trainer(trainer, task, Batches(pictures, schedule, run.seed), last if resuming else None)
     kept: Any = averaging.average
     return kept.requires_grad_(False).eval()
 

@@ -50,7 +50,8 @@ from invariances.training.run_folder import (
 )
 from invariances.training.stages import FlowStage, Regression, Stage
 from invariances.training.start import start_embedder
-from invariances.training.stopping import LastCheckpoint, Stopped
+from invariances.training.stopping import LastCheckpoint, stopped_in
+from invariances.training.stopping import run as run_trainer
 from invariances.training.trainer import finish, loggers_of, make_trainer, quiet
 
 EMBEDDER = "checkpoints/embedder.ckpt"
@@ -202,7 +203,13 @@ class _Fitting:
             write_config(self.folder, self.config)
             for each, name in zip(self.pictures, (TRAINED_ON, KEPT_OUT)):
                 each.save(self.folder / name)
-        interpreter = Interpreter(*self.frozen, self.trained()).eval()
+        try:
+            flow = self.trained()
+        except KeyboardInterrupt as interrupt:
+            if self.folder is None:
+                raise
+            raise interrupt from stopped_in(interrupt, self.folder / LAST)
+        interpreter = Interpreter(*self.frozen, flow).eval()
         interpreter.precision = self.config.run.precision
         if self.folder is not None and first_process():
             interpreter.save(self.folder)
@@ -302,9 +309,7 @@ class _Fitting:
             loggers = loggers_of(folder, metrics, self.config, self.loggers)
             trainer = make_trainer(run, stage.steps, own, loggers)
             try:
-                trainer.fit(stage, ckpt_path=checkpoint if go_on else None)
-            except Stopped as stop:
-                raise KeyboardInterrupt(str(stop)) from stop
+                run_trainer(trainer, stage, checkpoint=checkpoint if go_on else None)
             finally:
                 finish([each for each in loggers if each not in self.loggers])
 
