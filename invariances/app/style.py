@@ -91,7 +91,7 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
   .inv-title { font-size: 1.35rem; }
   .inv-layer .inv-row { grid-template-columns: repeat(4, 1fr); }
   .inv-layer { grid-template-columns: 1fr; gap: 6px; }
-  .inv-table td.cell { width: auto; }
+  .inv-table td.cell { width: 18vw; min-width: 18vw; max-width: 18vw; }
   [class*="st-key-tile-"] button { width: 48px; height: 48px; min-height: 48px; }
 }
 </style>"""
