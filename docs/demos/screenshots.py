@@ -6,12 +6,13 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).parent
+SHAPES = "network=Drawn shapes · trained on shape"
 PAGES = {
-    "attacks": "?epsilon=0.1&attack=pgd",
-    "layers": "layers",
+    "attacks": f"?{SHAPES}&epsilon=0.1&attack=pgd",
+    "layers": f"layers?{SHAPES}",
     "texture": "texture",
-    "mixing": "mixing",
-    "video": "video",
+    "mixing": f"mixing?{SHAPES}",
+    "video": f"video?{SHAPES}",
 }
 BROWSERS = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 
