@@ -14,6 +14,8 @@ PAGES = {
     "mixing": f"mixing?{SHAPES}",
     "video": f"video?{SHAPES}",
 }
+READY = """document.querySelectorAll('[data-testid=stDownloadButton] button').length == 2
+    && !document.querySelector('[data-stale=true]') && (document.querySelector('video')?.readyState ?? 4) >= 2"""
 BROWSERS = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 
 
@@ -28,6 +30,7 @@ def main(address: str) -> None:
             if name == "video":
                 page.get_by_role("button", name="Translate").click()
             page.get_by_text("Make this again").wait_for(timeout=120_000)
+            page.wait_for_function(READY, timeout=120_000)
             page.wait_for_timeout(1500)
             height = page.evaluate(
                 "document.querySelector('.st-key-footer').getBoundingClientRect().bottom + 24"
