@@ -14,8 +14,7 @@ def video(
 ) -> None:
     """Show the picture's content with the invariances of each frame of a clip.
 
-    The result has the clip's times and sound, as H.264 in an mp4 that browsers play. Clips of any length are read as a
-    stream.
+    The result has the clip's times and sound, as H.264 in an mp4 that browsers play. Clips are read as a stream.
 
     Args:
         model: A run's folder, or a name that `invariances models list` shows.
