@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invariances.autoencoder.storage import save_autoencoder
+from invariances.data.arrays import check_values
 from invariances.flow.flow import ConditionalFlow
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
@@ -90,7 +91,12 @@ class Interpreter:
         return self
 
     def resized(self, images: Tensor) -> Tensor:
-        """The pictures at the autoencoder's size and on its device, bicubic with antialiasing; in [-1, 1]."""
+        """The pictures at the autoencoder's size and on its device, bicubic with antialiasing; in [-1, 1].
+
+        Raises:
+            UserError: They have values outside of [-1, 1].
+        """
+        check_values(images, "a picture")
         images = images.to(self.device)
         if images.dim() == 3:
             images = images[None]
@@ -154,10 +160,6 @@ class Interpreter:
             temperature: 1 for true samples; lower shows less variety, 0 one typical picture.
             generator: Makes them repeat.
         """
-        if n < 1 or temperature < 0:
-            raise UserError(
-                f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0"
-            )
         return self.decode(self.flow.sample(self.represent(images), n, temperature, generator))
 
     @torch.no_grad()
@@ -223,7 +225,7 @@ class Interpreter:
             network: The network as a module, or its weights file, where the folder came from elsewhere and the
                 network has no public name. By default as it was in training. A Representation is shared, not copied.
             autoencoder: Another copy of the autoencoder; by default the one in the folder.
-            layer: Which of a name's layers; may be left out where there is but one.
+            layer: Which of a name's layers; may be left out where there is but one, as in a run's folder.
 
         Raises:
             UserError: Something is missing, damaged, or not what the flow was trained with.
@@ -231,7 +233,9 @@ class Interpreter:
         if _is_name(folder):
             return cls._named(find_offer(os.fspath(folder), layer), network, autoencoder)
         flow, metadata = _read(Path(folder))
-        representation = _network(json.loads(metadata["representation"]), network)
+        representation = _network(metadata, network)
+        if layer not in (None, representation.layer):
+            raise UserError(f"{str(folder)!r} was trained for layer {representation.layer!r}, not {layer!r}")
         if representation.fingerprint() != metadata["network_fingerprint"]:
             raise UserError(
                 f"{representation.network_name} has other weights, code or preprocessing now than when {str(folder)!r} "
@@ -311,10 +315,19 @@ def _read(folder: Path) -> tuple[ConditionalFlow, dict[str, str]]:
         raise UserError(f"{str(path)!r} does not say what its flow is like; train again") from None
     except UserError as error:
         raise UserError(f"{str(path)!r} cannot be used: {error}") from None
+    missing = {"representation", "network_fingerprint", "autoencoder", "autoencoder_fingerprint"} - set(
+        metadata
+    )
+    if missing:
+        raise UserError(f"{str(path)!r} is damaged: it does not say its {min(missing)}; train again")
     return flow, metadata
 
 
-def _network(spec: dict[str, Any], network: str | os.PathLike[str] | nn.Module | None) -> Representation:
+def _network(metadata: dict[str, str], network: str | os.PathLike[str] | nn.Module | None) -> Representation:
+    try:
+        spec = dict(json.loads(metadata["representation"]))
+    except (ValueError, TypeError):
+        raise UserError("the run's description of its network is damaged; train again") from None
     if isinstance(network, nn.Module):
         return Representation.from_spec(spec, network=network)
     if network is not None:

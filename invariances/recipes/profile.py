@@ -35,7 +35,7 @@ from invariances.recipes.worlds import layers_worth_seeing
 from invariances.report.html import text_table
 from invariances.report.profile_page import ProfileStory, write_profile_page
 from invariances.representation.representation import Representation
-from invariances.system.checks import number
+from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.machine import accelerator
@@ -79,7 +79,7 @@ class ProfileConfig:
     def __post_init__(self) -> None:
         if self.preset not in PRESETS:
             raise UserError(f"preset is {self.preset!r}; use {', '.join(PRESETS)}")
-        number("n", self.n, 2, whole=True)
+        number("n", self.n, 2, MOST_SAMPLES + 1, whole=True)
         number("limit", self.limit, 2, whole=True)
         number("shown", self.shown, 1, whole=True)
         number("seed", self.seed, 0, whole=True)
