@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from invariances.autoencoder.storage import save_autoencoder
 from invariances.data.arrays import check_values
+from invariances.data.given import load_images
 from invariances.flow.flow import ConditionalFlow
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
@@ -33,7 +34,8 @@ _PREFIX = "flow."
 class Interpreter:
     """x ↦ (z = Φ(x), v = t(E(x) | z)) and back, x = D(t⁻¹(v | z)): paper section 3.
 
-    Images are (N, 3, H, W) in [-1, 1]; they are brought to the autoencoder's size first, as in training.
+    Images are (N, 3, H, W) in [-1, 1], or what `load_images` takes (a path, a PIL picture, an 8-bit array, a list of
+    these); they are brought to the autoencoder's size first, as in training.
 
     Args:
         representation: Φ, the network cut at a layer.
@@ -90,16 +92,25 @@ class Interpreter:
             part.eval().requires_grad_(False)
         return self
 
-    def resized(self, images: Tensor) -> Tensor:
+    def resized(self, images: Any) -> Tensor:
         """The pictures at the autoencoder's size and on its device, bicubic with antialiasing; in [-1, 1].
 
+        Args:
+            images: (N, 3, H, W) or (3, H, W) in [-1, 1], or whatever else `load_images` takes.
+
         Raises:
-            UserError: They have values outside of [-1, 1].
+            UserError: They are no pictures, or have values outside of [-1, 1].
         """
-        check_values(images, "a picture")
-        images = images.to(self.device)
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            images = load_images(images, self.image_size)
         if images.dim() == 3:
             images = images[None]
+        if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+            raise UserError(
+                f"a tensor of shape {tuple(images.shape)} holds no pictures; give (3, H, W) or (N, 3, H, W)"
+            )
+        check_values(images, "a picture")
+        images = images.to(self.device)
         size = (self.image_size, self.image_size)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)

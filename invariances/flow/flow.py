@@ -143,7 +143,7 @@ class ConditionalFlow(nn.Module):
         Raises:
             UserError: `n` or `temperature` gives no samples.
         """
-        if not 1 <= n <= MOST_SAMPLES or not 0 <= temperature < math.inf:
+        if not isinstance(n, int) or not 1 <= n <= MOST_SAMPLES or not 0 <= temperature < math.inf:
             raise UserError(
                 f"n = {n} and temperature = {temperature} give no samples; use 1 to {MOST_SAMPLES:,}, and a number ≥ 0"
             )

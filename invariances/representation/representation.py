@@ -152,6 +152,8 @@ class Representation(nn.Module):
     @property
     def has_logits(self) -> bool:
         """Whether the network's own output can be had: not where its file lacks the weights of its head."""
+        if not self._cuts.source.lacking:
+            return not isinstance(self._cuts.layout(END), str)
         try:
             self.at("logits").shape  # noqa: B018
         except UserError:

@@ -5,8 +5,10 @@ import random
 import shutil
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from invariances.autoencoder.storage import load_saved
 from invariances.cli.main import main
@@ -174,3 +176,27 @@ def test_pictures_out_of_range_are_refused_at_every_door(trained):
                 door(good)
                 with pytest.raises(UserError, match=r"\[-1, 1\]"):
                     door(bad)
+
+
+def test_pictures_come_in_any_form(trained, photos):
+    interpreter = Interpreter.load(trained)
+    path = photos / "0.png"
+    with Image.open(path) as picture:
+        array = np.asarray(picture)
+        forms = [
+            path,
+            str(path),
+            picture,
+            array,
+            torch.from_numpy(array.copy()),
+            [path],
+            load_images(path, 32),
+        ]
+        found = [interpreter.log_prob(each) for each in forms]
+    assert all(torch.equal(each, found[0]) for each in found)
+    for wrong in (None, 3, "nowhere.png", torch.zeros(0, 3, 32, 32), torch.zeros(1, 1, 32, 32), array / 255):
+        for door in (interpreter.sample, interpreter.log_prob):
+            with pytest.raises(UserError):
+                door(wrong)
+    with pytest.raises(UserError, match="give no samples"):
+        interpreter.sample(path, 2.5)
