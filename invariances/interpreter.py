@@ -101,21 +101,22 @@ class Interpreter:
         Raises:
             UserError: They are no pictures, or have values outside of [-1, 1].
         """
+        given: Tensor = images
         if not isinstance(images, Tensor) or not images.is_floating_point():
-            images = load_images(images, self.image_size)
-        if images.dim() == 3:
-            images = images[None]
-        if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+            given = load_images(images, self.image_size)
+        if given.dim() == 3:
+            given = given[None]
+        if given.dim() != 4 or given.shape[1] != 3 or 0 in given.shape:
             raise UserError(
-                f"a tensor of shape {tuple(images.shape)} holds no pictures; give (3, H, W) or (N, 3, H, W)"
+                f"a tensor of shape {tuple(given.shape)} holds no pictures; give (3, H, W) or (N, 3, H, W)"
             )
-        check_values(images, "a picture")
-        images = images.to(self.device)
+        check_values(given, "a picture")
+        given = given.to(self.device)
         size = (self.image_size, self.image_size)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
-            images = images.clamp(-1, 1)
-        return images
+        if given.shape[-2:] != size:
+            given = F.interpolate(given, size=size, mode="bicubic", antialias=True, align_corners=False)
+            given = given.clamp(-1, 1)
+        return given
 
     @torch.no_grad()
     def represent(self, images: Tensor) -> Tensor:

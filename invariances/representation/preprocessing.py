@@ -45,8 +45,8 @@ class Preprocessing:
         ):
             raise UserError(
                 f"preprocessing to size {self.size} with mean {self.mean} and std {self.std} is impossible: give a "
-                f"size of at least 1 and at most {_MOST:,}, and a mean and a positive standard deviation for all channels "
-                "or for each."
+                f"size of at least 1 and at most {_MOST:,}, and a mean and a positive standard deviation for all "
+                "channels or for each."
             )
 
     @property
