@@ -118,10 +118,8 @@ MUTANTS = [
         "1 - _ratio(means)",
         "tests/evaluation/test_tables.py",
     ),
-    Mutant("interpreter.py", "images = images.clamp(-1, 1)", "pass", "tests/test_interpreter.py"),
-    Mutant(
-        "interpreter.py", 'check_values(images, "a picture")', "pass", "tests/cli/test_damage.py -k doors"
-    ),
+    Mutant("interpreter.py", "given = given.clamp(-1, 1)", "pass", "tests/test_interpreter.py"),
+    Mutant("interpreter.py", 'check_values(given, "a picture")', "pass", "tests/cli/test_damage.py -k door"),
     Mutant("interpreter.py", "antialias=True", "antialias=False", "tests/test_interpreter.py"),
     Mutant(
         "interpreter.py",
