@@ -146,8 +146,8 @@ MUTANTS = [
     ),
     Mutant(
         "features/cache.py",
-        '*([] if precision == "32-true" else ["bfloat16"])',
-        "",
+        'half = [] if work.precision == "32-true" else ["bfloat16"]',
+        "half: list[str] = []",
         CACHE,
     ),
     Mutant(
