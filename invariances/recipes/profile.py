@@ -24,7 +24,7 @@ from invariances.evaluation.looking import Sampling
 from invariances.evaluation.numbers import finite
 from invariances.evaluation.profiling import LayerProfile, profile_layer
 from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import CONFIG, WEIGHTS, Interpreter, autoencoder_of
+from invariances.interpreter import Interpreter, autoencoder_of
 from invariances.recipes.profile_attributes import readers_of
 from invariances.recipes.profile_beside import NO_LPIPS, beside_of
 from invariances.recipes.profile_store import (
@@ -38,13 +38,14 @@ from invariances.recipes.profile_store import (
 )
 from invariances.report.profile_page import ProfileStory, write_profile_page
 from invariances.representation.representation import Representation
-from invariances.system.checks import number
+from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.machine import accelerator
 from invariances.training.config import PRESETS, DataConfig, FitConfig, RunConfig
 from invariances.training.data import FeatureData, Images
 from invariances.training.fit import fit_layers, train_flow
+from invariances.zoo.runs import CONFIG, WEIGHTS
 
 PROFILE, PAGE = "profile.json", "index.html"
 NOT_READ = "it cannot be read of the autoencoder's code, so samples cannot tell"
@@ -83,7 +84,7 @@ class ProfileConfig:
                 f"preset is {self.preset!r}; use minutes, hours or published (a flow over maps is trained by "
                 "`invariances fit --preset maps`, and its run's folder profiled)"
             )
-        number("n", self.n, 2, whole=True)
+        number("n", self.n, 2, MOST_SAMPLES + 1, whole=True)
         number("limit", self.limit, 2, whole=True)
         number("shown", self.shown, 1, whole=True)
         number("seed", self.seed, 0, whole=True)

@@ -11,7 +11,7 @@ from typing import Any
 from invariances.data.identity import Identity, without
 from invariances.data.shapes import Shapes
 from invariances.flow.config import FlowConfig
-from invariances.interpreter import WEIGHTS, Interpreter
+from invariances.interpreter import Interpreter
 from invariances.recipes.evaluate_run import pictures_of
 from invariances.recipes.profile import PAGE, ProfileConfig, Subject, begun, measured, profile, untold_flow
 from invariances.recipes.shapes_flows import AUTOENCODER, PICTURES, STEPS, TRAIN_SEED
@@ -25,6 +25,7 @@ from invariances.training.config import DataConfig, FitConfig, LearningConfig, R
 from invariances.training.data import FeatureData
 from invariances.training.run_folder import TRAINED_ON, read_config
 from invariances.zoo.interpreters import Offer, offers
+from invariances.zoo.runs import WEIGHTS
 
 DRAWN, DRAWN_SEED = "shapes", 1_000_000
 KEPT_OUT = 1_000
