@@ -190,7 +190,7 @@ class _Fitting:
             "network": representation.fingerprint(),
             "autoencoder": code.fingerprint(),  # type: ignore[operator]
             "flow": asdict(config.flow),
-            "learning": {key: value for key, value in asdict(config.learning).items() if key != "steps"},
+            "learning": _same_learning(config),
             "seed": config.run.seed,
             "init": config.init,
             "pictures": [hashlib.sha256(each.hashes.tobytes()).hexdigest() for each in pictures],
@@ -307,6 +307,13 @@ class _Fitting:
                 raise KeyboardInterrupt(str(stop)) from stop
             finally:
                 finish([each for each in loggers if each not in self.loggers])
+
+
+def _same_learning(config: FitConfig) -> dict[str, Any]:
+    """What must not change when a run goes on: how it learns, with the pictures of a step over all processes."""
+    told = {key: value for key, value in asdict(config.learning).items() if key != "steps"}
+    told["batch_size"] *= config.run.devices * config.run.num_nodes
+    return told
 
 
 def resume_from(checkpoint: Path, flow: ConditionalFlow, about: Mapping[str, Any]) -> None:
