@@ -27,7 +27,7 @@ from invariances.flow.config import FlowConfig
 from invariances.representation.representation import Representation
 from invariances.training.config import CacheConfig, LearningConfig, RunConfig
 from invariances.training.data import FeatureData
-from invariances.training.fit import new_flow
+from invariances.training.new_flow import new_flow
 from invariances.training.stages import FlowStage
 from invariances.training.trainer import make_trainer, quiet
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invariances.autoencoder.storage import save_autoencoder
+from invariances.flow.diverse import diverse_latents
 from invariances.flow.flow import ConditionalFlow
+from invariances.flow.layered import LayeredFlow
 from invariances.representation.representation import Representation
-from invariances.system.errors import UserError
+from invariances.system.errors import UserError, nearest
 from invariances.system.files import atomic
 from invariances.system.weights import read_state_dict
-from invariances.zoo.interpreters import Offer, find_offer, knows, load_flow, offers
+from invariances.zoo.interpreters import Offer, find_offer, knows, load_flow
 from invariances.zoo.loading import load_autoencoder
 
 CONFIG = "config.yaml"
@@ -37,9 +40,10 @@ class Interpreter:
     Args:
         representation: Φ, the network cut at a layer.
         autoencoder: E and D.
-        flow: t, for this representation and this autoencoder.
+        flow: t, for this representation and this autoencoder; or one flow for several layers of the network.
 
     Attributes:
+        layers: Those that it has flows for; `at` gives the interpreter of another.
         precision: "32-true", or "bf16-mixed": D runs in bfloat16, twice as fast on processors that compute in it;
             pictures differ by a few levels of 255 at most.
 
@@ -49,7 +53,12 @@ class Interpreter:
 
     precision = "32-true"
 
-    def __init__(self, representation: Representation, autoencoder: nn.Module, flow: ConditionalFlow) -> None:
+    def __init__(
+        self, representation: Representation, autoencoder: nn.Module, flow: ConditionalFlow | LayeredFlow
+    ) -> None:
+        self.whole = flow
+        if isinstance(flow, LayeredFlow):
+            flow = flow.at(representation.layer)
         if flow.latent_dim != autoencoder.latent_dim:
             raise UserError(
                 f"the flow is for latents of {flow.latent_dim} dimensions, but the autoencoder has "
@@ -68,6 +77,27 @@ class Interpreter:
         return next(self.flow.parameters()).device
 
     @property
+    def layers(self) -> list[str]:
+        """The layers that there are flows for."""
+        return list(self.whole.layers) if isinstance(self.whole, LayeredFlow) else [self.representation.layer]
+
+    def at(self, layer: str) -> Interpreter:
+        """The interpreter of another of its layers; shares network, autoencoder and flow.
+
+        Raises:
+            UserError: There is no flow for it.
+        """
+        if layer == self.representation.layer:
+            return self
+        if layer not in self.layers:
+            raise UserError(
+                f"there is no flow for layer {layer!r} here; there is {nearest(layer, self.layers)}"
+            )
+        other = Interpreter(self.representation.at(layer), self.autoencoder, self.whole)
+        other.precision = self.precision
+        return other
+
+    @property
     def image_size(self) -> int:
         """Side of the pictures that are seen and made."""
         return int(self.autoencoder.image_size)  # type: ignore[arg-type]
@@ -79,13 +109,13 @@ class Interpreter:
 
     def to(self, device: str | torch.device) -> Interpreter:
         """Move all three parts."""
-        for part in (self.representation, self.autoencoder, self.flow):
+        for part in (self.representation, self.autoencoder, self.whole, self.flow):
             part.to(device)
         return self
 
     def eval(self) -> Interpreter:
         """Freeze all three parts: eval mode, no gradients for weights."""
-        for part in (self.representation, self.autoencoder, self.flow):
+        for part in (self.representation, self.autoencoder, self.whole, self.flow):
             part.eval().requires_grad_(False)
         return self
 
@@ -131,8 +161,7 @@ class Interpreter:
     @torch.no_grad()
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The invariance v = t(z̄ | Φ(x)), (N, D), z̄ as of `latent`."""
-        invariance: Tensor = self.flow(self.latent(images, generator), self.represent(images))[0]
-        return invariance
+        return self.flow.invariance(self.latent(images, generator), self.represent(images))
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """D(E(x)), what the autoencoder alone makes of the pictures: the best that samples can be."""
@@ -145,6 +174,9 @@ class Interpreter:
         n: int = 8,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        layer: str | None = None,
+        guidance: float = 1.0,
+        diverse: bool = False,
     ) -> Tensor:
         """D(t⁻¹(v | Φ(x))), v ~ N(0, temperature² I): (N, n, 3, S, S), pictures that the layer cannot tell from x.
 
@@ -153,12 +185,22 @@ class Interpreter:
             n: How many for each.
             temperature: 1 for true samples; lower shows less variety, 0 one typical picture.
             generator: Makes them repeat.
+            layer: Another of `layers` than its own.
+            guidance: Of flows over maps: above 1 more typical pictures, which are no samples of p(z̄ | z) any more.
+            diverse: Of 8 n samples those that differ most (by latents): how far the invariance reaches, no fair draw.
+
+        Raises:
+            UserError: A number makes no sense, or there is no flow for that layer.
         """
+        if layer not in (None, self.representation.layer):
+            other = self.at(str(layer))
+            return other.sample(images, n, temperature, generator, guidance=guidance, diverse=diverse)
         if n < 1 or temperature < 0:
             raise UserError(
                 f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0"
             )
-        return self.decode(self.flow.sample(self.represent(images), n, temperature, generator))
+        draw = partial(diverse_latents, self.flow) if diverse else self.flow.sample
+        return self.decode(draw(self.represent(images), n, temperature, generator, guidance))
 
     @torch.no_grad()
     def mix(self, content: Tensor, invariance: Tensor) -> Tensor:
@@ -197,13 +239,13 @@ class Interpreter:
             save_autoencoder(self.autoencoder, folder / AUTOENCODER)  # type: ignore[arg-type]
         metadata = {
             "kind": "interpreter",
-            "flow": json.dumps(self.flow.spec()),
+            "flow": json.dumps(self.whole.spec()),
             "representation": json.dumps(self.representation.spec()),
             "network_fingerprint": self.representation.fingerprint(),
             "autoencoder": name or AUTOENCODER,
             "autoencoder_fingerprint": self.autoencoder.fingerprint(),  # type: ignore[operator]
         }
-        tensors = {_PREFIX + key: value.cpu().contiguous() for key, value in self.flow.state_dict().items()}
+        tensors = {_PREFIX + key: value.cpu().contiguous() for key, value in self.whole.state_dict().items()}
         with atomic(folder / WEIGHTS) as draft:
             save_file(tensors, draft, metadata=metadata)
 
@@ -223,7 +265,8 @@ class Interpreter:
             network: The network as a module, or its weights file, where the folder came from elsewhere and the
                 network has no public name. By default as it was in training. A Representation is shared, not copied.
             autoencoder: Another copy of the autoencoder; by default the one in the folder.
-            layer: Which of a name's layers; may be left out where there is but one.
+            layer: Which of its layers. It may be left out where there is but one, and where one flow has all: then
+                `layer` of `sample`, or `at`, chooses.
 
         Raises:
             UserError: Something is missing, damaged, or not what the flow was trained with.
@@ -243,7 +286,8 @@ class Interpreter:
         code = autoencoder_of(autoencoder)
         if code.fingerprint() != metadata["autoencoder_fingerprint"]:  # type: ignore[operator]
             raise UserError(f"the autoencoder is not the one that {str(folder)!r} was trained with")
-        return cls(representation, code, flow).eval()
+        found = cls(representation, code, flow).eval()
+        return found if layer is None else found.at(layer)
 
     @classmethod
     def _named(
@@ -266,11 +310,6 @@ class Interpreter:
                 raise UserError(f"the {kind} is not the one that {offer.name} was trained with")
         return cls(representation, code, flow).eval()
 
-    @staticmethod
-    def layers(name: str) -> list[str]:
-        """The layers of a network, by name, that have shipped or published flows."""
-        return list(dict.fromkeys(each.layer for each in offers() if name in (each.name, each.network)))
-
 
 def _drawn(posterior: Any, generator: torch.Generator) -> Tensor:
     """A sample by a generator on the CPU or on the posterior's own device."""
@@ -290,7 +329,7 @@ def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(shape[:1]) if tuple(shape[1:]) == (1, 1) else tuple(shape)
 
 
-def _read(folder: Path) -> tuple[ConditionalFlow, dict[str, str]]:
+def _read(folder: Path) -> tuple[ConditionalFlow | LayeredFlow, dict[str, str]]:
     if not folder.is_dir():
         raise UserError(
             f"folder {str(folder)!r} does not exist; give the folder of a run of `invariances fit`, or a name that "
@@ -305,9 +344,8 @@ def _read(folder: Path) -> tuple[ConditionalFlow, dict[str, str]]:
         raise UserError(f"{str(path)!r} was not written by `invariances fit`; give the folder of a run")
     try:
         spec = json.loads(metadata["flow"])
-        flow = ConditionalFlow.restored(
-            spec, {key.removeprefix(_PREFIX): each for key, each in state.items()}
-        )
+        kind = LayeredFlow if "layers" in spec else ConditionalFlow
+        flow = kind.restored(spec, {key.removeprefix(_PREFIX): each for key, each in state.items()})
     except (KeyError, AttributeError, TypeError, json.JSONDecodeError):
         raise UserError(f"{str(path)!r} does not say what its flow is like; train again") from None
     except UserError as error:
@@ -340,9 +378,9 @@ def flow_of(source: str | os.PathLike[str], layer: str | None = None) -> Conditi
     Raises:
         UserError: There is none, or it is damaged.
     """
-    if _is_name(source):
-        return load_flow(find_offer(os.fspath(source), layer))[0]
-    return _read(Path(source))[0]
+    named = _is_name(source)
+    found = load_flow(find_offer(os.fspath(source), layer))[0] if named else _read(Path(source))[0]
+    return found.at(layer or next(iter(found.layers))) if isinstance(found, LayeredFlow) else found
 
 
 def resume_command(folder: str | os.PathLike[str]) -> str:

@@ -82,8 +82,19 @@ def small(tmp_path_factory):
 def test_each_config_of_ours_runs_for_one_step(name, small, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     given = typed(yaml.safe_load((CONFIGS / name).read_text(encoding="utf-8")), name)
-    words = ["--network", "shapes_shape", "--layer", "stage4", "--size", "32"]
-    words += ["--autoencoder", str(small / "vae.safetensors"), "--images", str(small / "photos")]
+    maps = given.flow.transform == "maps"
+    code = "photos64_ae" if maps else str(small / "vae.safetensors")
+    words = [
+        "--network",
+        "shapes_shape",
+        "--size",
+        "32",
+        "--autoencoder",
+        code,
+        "--images",
+        str(small / "photos"),
+    ]
+    words += ["--layers", "stage4", "pool"] if maps else ["--layer", "stage4"]
     words += [*SMALL, "--flow.embedder.width", "2", "--output", str(tmp_path / "run"), "--steps", "2"]
     assert main(["fit", "-c", str(CONFIGS / name), *words]) == 0
     found = read_config(tmp_path / "run")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import streamlit as st
-import torch
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
+from invariances.app.again import python
 from invariances.app.compute import computed
-from invariances.experiments.attack import Attack, attack
-from invariances.interpreter import Interpreter
+from invariances.experiments.attack import Attack, Method, attack
 from invariances.system.seeds import seeded
+from invariances.zoo.interpreters import layers_of
 
 AWAY = "Anything else"
 
@@ -22,7 +23,7 @@ def page() -> None:
         "A change that nobody sees makes the network see something else. Every picture below, decoded from what one "
         "layer holds, shows what the network believes it looks at."
     )
-    (picture,) = pictures.choose()
+    gallery = st.container()
     one, two, three, four, five = st.columns([2.6, 1.6, 2, 1.1, 1.2], vertical_alignment="bottom")
     with one:
         network = models.choose_network()
@@ -33,50 +34,76 @@ def page() -> None:
             "Strength ε", 0.0, 0.3, 0.02, 0.01, key="epsilon", bind="query-params", help=_EPSILON
         )
     with four, controls.more():
-        method: Any = st.segmented_control(
-            "Attack", ["fgsm", "pgd"], default="fgsm", format_func=str.upper, key="attack", bind="query-params",
-            required=True, help="FGSM takes one step, PGD twenty.",
-        )  # fmt: skip
+        method = _method()
         aim = st.container()
         n = controls.count(2, 6, 3)
         seed, device = controls.seed(), controls.device()
     with five:
         controls.resample()
-    models.ensure_here(network, [layer])
+    downloads.ensure_here(network, [layer])
+    with gallery:
+        (picture,) = pictures.choose(network)
     names = computed(
         ("names", network, device), "Loading the network", lambda: _names(network, layer, device)
     )
     with aim:
         target = st.selectbox("Make it see", [AWAY, *names], key="target", bind="query-params")
     number = names.index(target) if target in names else None
+    options = Options(network, layer, method, epsilon, number, n, seed)
+    key = ("attack", picture.name, options, device)
+    found = computed(
+        key, "Attacking, and asking the layer what it sees", lambda: options.run(picture, device)
+    )
+    numbers = found.numbers(names)[0]
+    _show(found, numbers, epsilon)
+    rows = figures.stacked([found.tiles()[0, :5], found.samples[0], found.attacked_samples[0]], max(5, n))
+    figures.footer("attack", rows, numbers, options.code(picture, found), options.command(picture))
 
-    def work() -> Attack:
-        interpreter = models.loaded(network, device).at(layer)
-        image = picture.load(interpreter.image_size)
-        draws = seeded("attack", seed, 0)
-        return attack(
-            interpreter, image[None], method, epsilon, number, n, draws, Interpreter.layers(network)
+
+@dataclass(frozen=True)
+class Options:
+    """What decides an attack beside the picture; runs it, and says how to run it without the app."""
+
+    network: str
+    layer: str
+    method: Method
+    epsilon: float
+    target: int | None
+    n: int
+    seed: int
+
+    def run(self, picture: pictures.Picture, device: str) -> Attack:
+        """The attack on a picture."""
+        interpreter = models.loaded(self.network, device).at(self.layer)
+        image, draws = picture.load(interpreter.image_size)[None], seeded("attack", self.seed, 0)
+        known = layers_of(self.network)
+        return attack(interpreter, image, self.method, self.epsilon, self.target, self.n, draws, known)
+
+    def code(self, picture: pictures.Picture, found: Attack) -> str:
+        """As Python."""
+        options = (
+            f"{self.method!r}, {self.epsilon}, {self.target}, {self.n}, seeded('attack', {self.seed}, 0)"
+        )
+        return python(
+            f"interpreter = Interpreter.load({self.network!r}, layer={self.layer!r})",
+            f"found = attack(interpreter, {picture.code(found.original.shape[-1])}, {options})",
         )
 
-    key = ("attack", picture.name, network, layer, method, epsilon, number, n, seed, device)
-    found = computed(key, "Attacking, and asking the layer what it sees", work)
-    _show(found, found.numbers(names)[0], layer, epsilon)
-    side = found.original.shape[-1]
-    options = f"{method!r}, {epsilon}, {number}, {n}, seeded('attack', {seed}, 0)"
-    code = (
-        "from invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
-        "from invariances.experiments.attack import attack\nfrom invariances.interpreter import Interpreter\n"
-        f"from invariances.system.seeds import seeded\n\ninterpreter = Interpreter.load({network!r}, layer={layer!r})\n"
-        f"found = attack(interpreter, {picture.code(side)}, {options})"
-    )
-    words = [f"--layer {layer} --method {method} --epsilon {epsilon} --n {n} --seed {seed}"]
-    words += [] if number is None else [f"--target {number}"]
-    command = f"invariances attack {network} {picture.file} {' '.join(words)}"
-    tiles = torch.cat(
-        [found.original, found.attacked, found.attacked_reconstruction, found.seen, found.noise_seen]
-    )
-    rows = figures.stacked([tiles, found.samples[0], found.attacked_samples[0]], max(5, n))
-    figures.footer("attack", rows, found.numbers(names)[0], code, command)
+    def command(self, picture: pictures.Picture) -> str:
+        """As a command."""
+        aim = "" if self.target is None else f" --target {self.target}"
+        return (
+            f"invariances attack {self.network} {picture.file} --layer {self.layer} --method {self.method} "
+            f"--epsilon {self.epsilon} --n {self.n} --seed {self.seed}{aim}"
+        )
+
+
+def _method() -> Method:
+    chosen: Method = st.segmented_control(
+        "Attack", ["fgsm", "pgd"], default="fgsm", format_func=str.upper, key="attack", bind="query-params",
+        required=True, help="FGSM takes one step, PGD twenty.",
+    )  # fmt: skip
+    return chosen
 
 
 _EPSILON = "The largest change of a pixel, on a scale from -1 (black) to 1 (white)."
@@ -87,7 +114,7 @@ def _names(network: str, layer: str, device: str) -> list[str]:
     return list(representation.class_names or [])
 
 
-def _show(found: Attack, numbers: dict[str, Any], layer: str, epsilon: float) -> None:
+def _show(found: Attack, numbers: dict[str, Any], epsilon: float) -> None:
     left, right = st.columns([1.15, 1], gap="medium")
     with left:
         figures.heading("Input + change = attacked picture")

@@ -57,11 +57,8 @@ def figure(image: Tensor, caption: str = "") -> str:
 def row(images: Sequence[Tensor] | Tensor, captions: Sequence[str] | None = None, side: int = 124) -> str:
     """Pictures side by side, as many as fit."""
     names = captions or [""] * len(images)
-    return _row("".join(figure(image, name) for image, name in zip(images, names)), side)
-
-
-def _row(inner: str, side: int) -> str:
-    return f"<div class='inv-row fixed' style='--side:{side}px'>{inner}</div>"
+    inner = "".join(figure(image, name) for image, name in zip(images, names))
+    return f"<div class='inv-row' style='--side:{side}px'>{inner}</div>"
 
 
 def equation(parts: Sequence[tuple[Tensor, str]], signs: Sequence[str]) -> str:

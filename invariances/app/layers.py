@@ -6,12 +6,12 @@ import streamlit as st
 import torch
 from torch import Tensor
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
+from invariances.app.again import python
 from invariances.app.compute import computed
 from invariances.experiments.layers import LayerView, Others, layer_views, others_of
 from invariances.interpreter import Interpreter
 from invariances.system.seeds import seeded
-from invariances.zoo.interpreters import offers
 
 ALL = "all layers"
 
@@ -22,11 +22,11 @@ def page() -> None:
         "To one layer, all of these samples are the same picture. What they share the layer knows; what varies between "
         "them it ignores."
     )
-    (picture,) = pictures.choose()
+    gallery = st.container()
     one, two, three, four, five = st.columns([2.6, 1.8, 1.8, 1.1, 1.2], vertical_alignment="bottom")
     with one:
         network = models.choose_network()
-    known = [each.layer for each in offers(network) if each.encodes]
+    known = models.layers(network)
     with two:
         shown = st.selectbox("Layer", [ALL, *known], key="view", bind="query-params")
     with three:
@@ -36,7 +36,9 @@ def page() -> None:
     with five:
         controls.resample()
     layers = known if shown == ALL else [str(shown)]
-    models.ensure_here(network, layers)
+    downloads.ensure_here(network, layers)
+    with gallery:
+        (picture,) = pictures.choose(network)
     key = ("layers", picture.name, network, n, temperature, seed, device)
     views = []
     for number, layer in enumerate(layers):
@@ -53,13 +55,11 @@ def page() -> None:
         text = f"Sampling {layer} ({number + 1} of {len(layers)})"
         views.append(computed((*key, layer), text, work))
     _show(views)
-    code = (
-        "from invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
-        "from invariances.experiments.layers import layer_views\nfrom invariances.interpreter import Interpreter\n"
-        f"from invariances.system.seeds import seeded\n\nfor layer in {layers!r}:\n"
-        f"    interpreter = Interpreter.load({network!r}, layer=layer)\n"
-        f"    picture = {picture.code(views[0].picture.shape[-1])}\n"
-        f"    (view,) = layer_views([interpreter], picture, {n}, {temperature}, seeded('samples', {seed}))"
+    code = python(
+        f"for layer in {layers!r}:",
+        f"    interpreter = Interpreter.load({network!r}, layer=layer)",
+        f"    picture = {picture.code(views[0].picture.shape[-1])}",
+        f"    (view,) = layer_views([interpreter], picture, {n}, {temperature}, seeded('samples', {seed}))",
     )
     words = f"--n {n} --temperature {temperature:g} --seed {seed}"
     command = "\n".join(
@@ -82,7 +82,7 @@ def _show(views: list[LayerView]) -> None:
     st.html(figures.row(_heads(first), ["input", "autoencoder's reconstruction"], 150))
     if len(views) == 1:
         figures.heading(f"Samples for {first.layer}")
-        st.html(figures.row(first.samples, side=150))
+        st.html(figures.row(first.samples, side=118))
         _numbers(first)
         return
     figures.heading(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
+from invariances.app.again import python
 from invariances.app.compute import computed
 from invariances.experiments.mixing import Mixture, mix
 
@@ -15,7 +16,7 @@ def page() -> None:
         "Each row keeps what the layer knows of its picture; each column takes what the layer ignores from its own. "
         "Click pictures to add them or take them out, six at most."
     )
-    chosen = pictures.choose(many=True, default=("drawn-1", "drawn-4", "drawn-9"))
+    gallery = st.container()
     one, two, three = st.columns([3, 2, 1.2], vertical_alignment="bottom")
     with one:
         network = models.choose_network()
@@ -24,7 +25,9 @@ def page() -> None:
     with three, controls.more():
         device = controls.device()
         st.caption("Mixing draws nothing at random.")
-    models.ensure_here(network, [layer])
+    downloads.ensure_here(network, [layer])
+    with gallery:
+        chosen = pictures.choose(network, many=True)
 
     def work() -> Mixture:
         interpreter = models.loaded(network, device).at(layer)
@@ -49,11 +52,10 @@ def page() -> None:
             ]
         )
     side = found.pictures.shape[-1]
-    code = (
-        "import torch\nfrom invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
-        "from invariances.experiments.mixing import mix\nfrom invariances.interpreter import Interpreter\n\n"
-        f"interpreter = Interpreter.load({network!r}, layer={layer!r})\n"
-        f"pictures = torch.cat([{', '.join(each.code(side) for each in chosen)}])\nfound = mix(interpreter, pictures)"
+    code = python(
+        f"interpreter = Interpreter.load({network!r}, layer={layer!r})",
+        f"pictures = torch.cat([{', '.join(each.code(side) for each in chosen)}])",
+        "found = mix(interpreter, pictures)",
     )
     files = " ".join(each.file for each in chosen)
     numbers = {"pictures": names, "network": network, "layer": layer, "kept": found.kept.tolist()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,11 +10,11 @@ from typing import Any, TypeVar
 import streamlit as st
 import torch
 
-from invariances import zoo
+from invariances.flow.maps import Maps
 from invariances.interpreter import Interpreter
 from invariances.system.errors import UserError
-from invariances.system.files import offline
-from invariances.zoo.interpreters import Offer, find_offer, offers
+from invariances.system.machine import bfloat16
+from invariances.zoo.interpreters import Offer, offers
 
 T = TypeVar("T")
 
@@ -25,6 +24,7 @@ _NETWORKS = 3
 LABELS = {
     "shapes_shape": "Drawn shapes · trained on shape",
     "shapes_texture": "Drawn shapes · trained on texture",
+    "alexnet_animals": "Photos of animals · AlexNet",
     "animals10": "Animal faces · ten kinds",
     "alexnet": "AlexNet · ImageNet",
     "resnet50": "ResNet-50 · ImageNet",
@@ -61,18 +61,20 @@ class Loaded:
         """The interpreter of a layer; those least used go when they take too much room together."""
         with self._lock:
             if layer not in self._layers:
-                first = next(iter(self._layers.values()), None)
-                made = Interpreter.load(
-                    self.network,
-                    None if first is None else first.representation,
-                    None if first is None else first.autoencoder,
-                    layer,
-                )
-                self._layers[layer] = made.to(self.device)
+                self._layers[layer] = self._made(layer, next(iter(self._layers.values()), None))
             self._layers.move_to_end(layer)
             while len(self._layers) > 1 and sum(map(_size, self._layers.values())) > _BYTES:
                 self._layers.popitem(last=False)
             return self._layers[layer]
+
+    def _made(self, layer: str, first: Interpreter | None) -> Interpreter:
+        if first is not None and layer in first.layers:
+            return first.at(layer)
+        network, autoencoder = (None, None) if first is None else (first.representation, first.autoencoder)
+        made = Interpreter.load(self.network, network, autoencoder, layer)
+        if isinstance(made.flow.transform, Maps):
+            made.flow.transform.fast = self.device == "cpu" and bfloat16()
+        return made.to(self.device)
 
 
 def _size(interpreter: Interpreter) -> int:
@@ -86,9 +88,15 @@ def loaded(network: str, device: str) -> Loaded:
 
 
 def networks(encodes: bool = True) -> list[str]:
-    """The networks that are offered, those at hand first."""
+    """The networks that are offered: those at hand first, and among them those whose flow makes pictures."""
     found = [each for each in offers() if each.encodes or not encodes]
-    return list(dict.fromkeys(each.network for each in sorted(found, key=lambda each: not each.here)))
+    found.sort(key=lambda each: (not each.here, not each.one_flow))
+    return list(dict.fromkeys(each.network for each in found))
+
+
+def painters() -> list[str]:
+    """The networks at hand whose flow makes pictures when it is told nothing."""
+    return list(dict.fromkeys(each.network for each in offers() if each.here and each.one_flow))
 
 
 def label(network: str) -> str:
@@ -96,9 +104,9 @@ def label(network: str) -> str:
     return LABELS.get(network, network.replace("_", " "))
 
 
-def choose_network(encodes: bool = True) -> str:
+def choose_network() -> str:
     """The select box of networks."""
-    names = networks(encodes)
+    names = networks()
     if not names:
         raise UserError("no interpreter is installed; install the package again, or train one")
     return select_network("Network", names, "network")
@@ -109,11 +117,16 @@ def select_network(title: str, names: Sequence[str], key: str) -> str:
     return str(st.selectbox(title, names, format_func=label, key=key, bind="query-params"))
 
 
-def choose_layer(network: str, encodes: bool = True) -> str:
+def layers(network: str) -> list[str]:
+    """The layers that a network has flows for whose pictures have latents."""
+    return [each.layer for each in offers(network) if each.encodes]
+
+
+def choose_layer(network: str) -> str:
     """The select box of a network's layers, the last but one first: it shows the most at a glance."""
-    layers = [each.layer for each in offers(network) if each.encodes or not encodes]
-    index = max(0, len(layers) - 2)
-    return str(st.selectbox("Layer", layers, index=index, key="layer", bind="query-params"))
+    known = layers(network)
+    index = max(0, len(known) - 2)
+    return str(st.selectbox("Layer", known, index=index, key="layer", bind="query-params"))
 
 
 def choose_device() -> str:
@@ -125,56 +138,6 @@ def choose_device() -> str:
     else:
         return "cpu"
     return other if st.toggle("Use the accelerator", True, key="accelerator", bind="query-params") else "cpu"
-
-
-def ensure_here(network: str, layers: Sequence[str]) -> None:
-    """Shows what has to be downloaded first, and ends the page until it is there."""
-    missing = dict.fromkeys(
-        name
-        for layer in layers
-        for name in find_offer(network, layer).files
-        if not zoo.path(name).is_file() and "package" not in zoo.entry(name)
-    )
-    if not missing:
-        return
-    sizes = [zoo.entry(name).get("size") for name in missing]
-    known = sum(size or 0 for size in sizes)
-    amount = f"about {known / 1e6:,.0f} MB and more" if known else "some hundred MB"
-    with st.container(border=True, key="download"):
-        st.markdown(f"**{label(network)}** was published with the paper and is not on this machine yet.")
-        st.caption(f"{len(missing)} files, {amount}: {', '.join(missing)}")
-        if offline():
-            st.info("Downloads are switched off here (INVARIANCES_OFFLINE).", icon=":material/cloud_off:")
-        elif st.button("Download", icon=":material/download:", type="primary"):
-            _download(list(missing))
-    st.stop()
-
-
-def _download(names: list[str]) -> None:
-    slot = st.empty()
-    st.button("Stop", key="stop-download", icon=":material/stop_circle:")
-    for name in names:
-        failed: list[UserError] = []
-
-        def fetch(name: str = name, failed: list[UserError] = failed) -> None:
-            try:
-                zoo.fetch(name, progress=False)
-            except UserError as error:
-                failed.append(error)
-
-        thread = threading.Thread(target=fetch, daemon=True)
-        thread.start()
-        size, part = zoo.entry(name).get("size"), zoo.path(name)
-        while thread.is_alive():
-            draft = part.with_name(part.name + ".part")
-            got = draft.stat().st_size if draft.exists() else 0
-            share = min(1.0, got / size) if size else 0.0
-            slot.progress(share, f"{name}: {got / 1e6:,.0f}{f' of {size / 1e6:,.0f}' if size else ''} MB")
-            time.sleep(0.2)
-        if failed:
-            slot.error(f"{name} could not be fetched; check the connection, and press Download to try again.")
-            st.stop()
-    st.rerun()
 
 
 def pairs_of_networks() -> dict[str, tuple[Offer, list[Offer]]]:

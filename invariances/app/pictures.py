@@ -1,4 +1,4 @@
-"""Pictures to choose from: drawn ones, those of `data/`, and a visitor's own."""
+"""Pictures to choose from: drawn ones, those that a flow makes, those of `data/`, and a visitor's own."""
 
 from __future__ import annotations
 
@@ -17,17 +17,23 @@ import streamlit as st
 import torch
 from torch import Tensor
 
+from invariances.app import models
+from invariances.app.compute import computed
 from invariances.app.figures import address
 from invariances.app.frame import public
 from invariances.data.arrays import to_array
 from invariances.data.files import list_images, open_image
 from invariances.data.given import load_images
 from invariances.data.shapes import SHAPES, TEXTURES, Shapes
+from invariances.experiments.samples import made_pictures
 from invariances.system.errors import UserError
+from invariances.system.seeds import seeded
 
 DATA = Path("data")
-DRAWN, YOURS = "Drawn", "Yours"
-COUNT, SEED = 24, 5
+DRAWN, MADE, YOURS = "Drawn", "Made by the flow", "Yours"
+COUNT, MADE_COUNT, SEED = 24, 12, 5
+MOST = 6
+"""So many pictures are mixed at most."""
 _SIDE, _MOST_YOURS, _PAGE, _THUMB = 256, 24, 24, 64
 TYPES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "heic")
 
@@ -69,6 +75,34 @@ def drawn() -> tuple[Picture, ...]:
         name = f"{shape}, {texture}"
         found.append(Picture(f"drawn-{number}", name, partial(_draw, number), code, f"{shape}_{texture}.png"))
     return tuple(found)
+
+
+def made(network: str) -> list[Picture]:
+    """Pictures that a network's flow makes; none where it makes none."""
+    if network not in models.painters():
+        return []
+    text = f"Making pictures for {models.label(network)}"
+    images = computed(("made", network), text, lambda: _make(network))
+
+    def picture(number: int) -> Picture:
+        def load(size: int) -> Tensor:
+            return load_images(images[number], size)[0]
+
+        def code(size: int) -> str:
+            interpreter = f"Interpreter.load({network!r}, layer={models.layers(network)[0]!r})"
+            return (
+                f"made_pictures({interpreter}, {MADE_COUNT}, seeded('made', {SEED}))[{number} : {number + 1}]"
+            )
+
+        return Picture(f"{network}:{number}", f"made {number + 1}", load, code, f"made_{number + 1}.png")
+
+    return [picture(number) for number in range(len(images))]
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _make(network: str) -> Tensor:
+    interpreter = models.loaded(network, "cpu").at(models.layers(network)[0])
+    return made_pictures(interpreter, MADE_COUNT, seeded("made", SEED))
 
 
 def folders() -> list[str]:
@@ -132,6 +166,8 @@ def find(name: str) -> Picture | None:
     source, _, rest = name.partition(":")
     if not rest:
         return next((each for each in (*drawn(), *yours()) if each.name == name), None)
+    if source in models.painters():
+        return next((each for each in made(source) if each.name == name), None)
     if source in folders():
         for path in _listed(source):
             if path.relative_to(DATA / source).as_posix() == rest:
@@ -185,24 +221,27 @@ def read_square(content: bytes) -> np.ndarray[Any, Any]:
         os.unlink(path)
 
 
-def choose(many: bool = False, default: tuple[str, ...] = ("drawn-1",), prefer: str = DRAWN) -> list[Picture]:
+def choose(network: str, many: bool = False, prefer: str = "") -> list[Picture]:
     """The gallery: tiles to click, and a place for one's own; gives what is chosen.
 
     Args:
+        network: Decides which pictures come first, and which one is there where nothing is chosen.
         many: Several can be chosen.
-        default: Names where nothing is chosen.
-        prefer: The source that is shown first.
+        prefer: The source that is shown first, where it is offered.
     """
-    chosen = _chosen(default, many)
+    paints = network in models.painters()
+    start = f"{network}:" if paints else "drawn-"
+    chosen = _chosen([f"{start}{number}" for number in FIRST[many]], many)
     with st.container(key="gallery"):
-        sources = [DRAWN, *folders(), *([YOURS] if st.session_state.get("yours") else [])]
-        shown: str | None = DRAWN
+        mine = [YOURS] if st.session_state.get("yours") else []
+        sources = [*([MADE] if paints else []), DRAWN, *folders(), *mine]
+        shown = sources[0]
         if len(sources) > 1:
-            first = prefer if prefer in sources else DRAWN
             shown = st.segmented_control(
-                "Pictures", sources, default=first, key="source", label_visibility="collapsed", required=True
-            )
-        offered, broken = _offered(shown or DRAWN)
+                "Pictures", sources, default=prefer if prefer in sources else shown, key=f"source-{paints}",
+                label_visibility="collapsed", required=True,
+            ) or shown  # fmt: skip
+        offered, broken = (made(network), []) if shown == MADE else _offered(shown)
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="tiles"):
             _tiles(offered, [each.name for each in chosen], many)
             files = _upload()
@@ -217,33 +256,33 @@ def choose(many: bool = False, default: tuple[str, ...] = ("drawn-1",), prefer: 
     return chosen
 
 
-def _chosen(default: tuple[str, ...], many: bool) -> list[Picture]:
+FIRST = {False: (1,), True: (1, 4, 9)}
+"""The pictures that are there before anything is chosen, one or several."""
+
+
+def _chosen(default: list[str], many: bool) -> list[Picture]:
     """What the link or the visit says, else the default; the address is kept up to date."""
     key = "pictures" if many else "picture"
-    names = st.query_params.get_all(key) or st.session_state.get(key) or list(default)
-    found = [each for each in map(find, names[:8]) if each is not None]
-    if len(found) < len(names[:8]):
+    wanted = st.query_params.get_all(key) or st.session_state.get(key, [])
+    found = [each for each in map(find, wanted[:MOST]) if each is not None][: MOST if many else 1]
+    if len(found) < len(wanted[: MOST if many else 1]):
         st.caption("A picture of this link is not offered here; another one takes its place.")
-    if not found:
-        found = [each for each in map(find, default) if each is not None]
-    found = found if many else found[:1]
-    st.session_state[key] = [each.name for each in found]
-    if st.query_params.get_all(key) != st.session_state[key] and st.session_state[key] != list(default):
-        st.query_params[key] = st.session_state[key]
-    return found
+    if found:
+        names = st.session_state[key] = [each.name for each in found]
+        if st.query_params.get_all(key) != names:
+            st.query_params[key] = names
+    shown = found or [each for each in map(find, default) if each is not None]
+    st.session_state["shown"] = [each.name for each in shown]
+    return shown
 
 
 def pick(name: str, many: bool) -> None:
     """Chooses a picture, or takes one of several out again."""
-    key = "pictures" if many else "picture"
-    names = list(st.session_state.get(key, []))
+    key, names = "pictures" if many else "picture", [name]
     if many:
-        names = (
-            [each for each in names if each != name] if name in names and len(names) > 1 else [*names, name]
-        )
-        names = list(dict.fromkeys(names))[-6:]
-    else:
-        names = [name]
+        shown = st.session_state.get("shown", [])
+        left = [each for each in shown if each != name]
+        names = left if name in shown and left else list(dict.fromkeys([*shown, name]))[-MOST:]
     st.session_state[key] = names
     st.query_params[key] = names
 
@@ -322,6 +361,8 @@ def batch(pictures: list[Picture], size: int) -> Tensor:
 def gallery_images(size: int, beside: str) -> Tensor:
     """Pictures to compare with: those of the source that the picture comes from, 24 at most."""
     source = beside.partition(":")[0]
+    if source in models.painters():
+        return load_images(_make(source), size)
     if source in folders():
         return batch(_readable(source, _listed(source)[:_PAGE])[0], size)
     return Shapes(COUNT, seed=SEED, size=size).images(range(COUNT))

@@ -32,12 +32,9 @@ CSS = """<style>
 .inv-lead { font-size: 1rem; opacity: .78; margin: .15rem 0 .3rem; max-width: 62rem; line-height: 1.5; }
 .inv-head { font-size: 1.02rem; font-weight: 620; margin: .5rem 0 .1rem; }
 .inv-note { font-size: .86rem; opacity: .7; margin: 0 0 .35rem; max-width: 60rem; line-height: 1.45; }
-.inv-row { display: grid; gap: 10px;
-  grid-template-columns: repeat(auto-fill, minmax(min(var(--side, 124px), 30%), 1fr));
-  justify-content: start; }
+.inv-row { display: grid; gap: 10px; justify-content: start;
+  grid-template-columns: repeat(auto-fill, min(var(--side), 27vw)); }
 .inv-row figure, .inv-sum figure, .inv-table figure { margin: 0; }
-.inv-row.fixed { grid-template-columns: repeat(auto-fill, minmax(84px, 1fr)); }
-.inv-row.fixed figure { max-width: var(--side, 124px); }
 .inv-row img, .inv-sum img, .inv-table img { width: 100%; aspect-ratio: 1; image-rendering: pixelated; display: block;
   border-radius: 6px; background: rgba(128, 128, 128, .12); }
 .inv-row img.smooth, .inv-sum img.smooth, .inv-table img.smooth { image-rendering: auto; }
@@ -73,7 +70,7 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
 .inv-meter .mark { position: absolute; top: -3px; width: 2px; height: 14px; background: #d97706; }
 .inv-meter small { font-size: .76rem; opacity: .7; line-height: 1.35; display: block; }
 .inv-guess { display: grid;
-  grid-template-columns: repeat(auto-fit, minmax(190px, 1fr)); gap: 8px 26px; max-width: 760px; }
+  grid-template-columns: repeat(auto-fit, minmax(132px, 1fr)); gap: 8px 14px; max-width: 760px; }
 .inv-guess h4 { font-size: .86rem; margin: 0 0 .2rem; padding: 0; font-weight: 600; }
 .inv-guess div.p { display: grid; grid-template-columns: 1fr max-content; font-size: .84rem; position: relative;
   padding: 2px 6px; border-radius: 4px; margin-bottom: 2px; gap: 8px; }
@@ -92,8 +89,7 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
 @media (max-width: 640px) {
   .stMainBlockContainer, .block-container { padding-left: 1rem; padding-right: 1rem; }
   .inv-title { font-size: 1.35rem; }
-  .inv-row { grid-template-columns: repeat(auto-fill, minmax(76px, 1fr)); }
-  .inv-row.fixed { grid-template-columns: repeat(auto-fill, minmax(76px, 110px)); }
+  .inv-layer .inv-row { grid-template-columns: repeat(4, 1fr); }
   .inv-layer { grid-template-columns: 1fr; gap: 6px; }
   .inv-table td.cell { width: auto; }
   [class*="st-key-tile-"] button { width: 48px; height: 48px; min-height: 48px; }

@@ -5,9 +5,10 @@ from __future__ import annotations
 import streamlit as st
 import torch
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
+from invariances.app.again import python
 from invariances.app.compute import computed
-from invariances.experiments.texture_bias import TextureBias, texture_bias
+from invariances.experiments.texture_bias import Reader, TextureBias, texture_bias
 from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
 from invariances.zoo.interpreters import find_offer
@@ -20,7 +21,7 @@ def page() -> None:
         "Does a network go by shape or by texture? Both networks get the same random invariances, so whatever differs "
         "between two samples of a pair is due to what each network keeps."
     )
-    (picture,) = pictures.choose(prefer="texturebias")
+    gallery = st.container()
     network, layer, twins = _networks()
     one, two, three, four, five = st.columns([2.3, 2.3, 1.6, 1.1, 1.2], vertical_alignment="bottom")
     with one:
@@ -29,7 +30,7 @@ def page() -> None:
         second = models.select_network("Second network", list(twins[first]), "second")
     with three:
         known = layer[first, second]
-        index = len(known) - 1
+        index = max(0, len(known) - 2)
         at = str(st.selectbox("Layer", known, index=index, key="cut", bind="query-params"))
     with four, controls.more():
         n = controls.count(2, 16, 6)
@@ -37,29 +38,28 @@ def page() -> None:
     with five:
         controls.resample()
     for each in (first, second):
-        models.ensure_here(each, [at])
+        downloads.ensure_here(each, [at])
+    encodes = find_offer(first, at).encodes
+    with gallery:
+        (picture,) = pictures.choose(first, prefer="" if encodes else "texturebias")
 
     def work() -> TextureBias:
-        pair = [models.loaded(each, device).at(at) for each in (first, second)]
-        image = picture.load(pair[0].image_size)[None]
-        return texture_bias(
-            pair[0], pair[1], image, n, temperature, seeded("texture", seed, 0), reader_for(first)
-        )
+        one, two = (models.loaded(each, device).at(at) for each in (first, second))
+        image = picture.load(one.image_size)[None]
+        return texture_bias(one, two, image, n, temperature, seeded("texture", seed, 0), _reader(first))
 
     key = ("texture", picture.name, first, second, at, n, temperature, seed, device)
     found = computed(key, "Sampling both networks", work)
-    if not find_offer(first, at).encodes:
+    if not encodes:
         st.caption(
             "The decoder of these networks is a generator without encoder: there are samples, no reconstruction."
         )
     _show(found, (models.label(first), models.label(second)))
     side = found.pictures.shape[-1]
-    code = (
-        "from invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
-        "from invariances.experiments.texture_bias import texture_bias\n"
-        "from invariances.interpreter import Interpreter\nfrom invariances.system.seeds import seeded\n\n"
-        f"first, second = (Interpreter.load(name, layer={at!r}) for name in {(first, second)!r})\n"
-        f"found = texture_bias(first, second, {picture.code(side)}, {n}, {temperature}, seeded('texture', {seed}, 0))"
+    draws = f"seeded('texture', {seed}, 0)"
+    code = python(
+        f"first, second = (Interpreter.load(name, layer={at!r}) for name in {(first, second)!r})",
+        f"found = texture_bias(first, second, {picture.code(side)}, {n}, {temperature}, {draws})",
     )
     command = (
         f"invariances texture-bias {first} {second} {picture.file} --layer {at} --n {n} "
@@ -68,6 +68,11 @@ def page() -> None:
     rows = torch.stack([torch.cat([found.pictures, each[0]]) for each in found.samples])
     numbers = {"first": first, "second": second, "layer": at, **found.numbers()[0]}
     figures.footer("texture_bias", rows, numbers, code, command)
+
+
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _reader(network: str) -> Reader | None:
+    return reader_for(network)
 
 
 def _networks() -> tuple[list[str], dict[tuple[str, str], list[str]], dict[str, dict[str, None]]]:

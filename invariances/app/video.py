@@ -14,7 +14,8 @@ from typing import Any
 
 import streamlit as st
 
-from invariances.app import controls, figures, models, pictures
+from invariances.app import controls, downloads, figures, models, pictures
+from invariances.app.again import python
 from invariances.app.compute import TURNS, computed
 from invariances.app.frame import public
 from invariances.data.clips import SUFFIXES, Clip, ClipWriter, DrawnClip
@@ -33,7 +34,7 @@ def page() -> None:
         "The picture gives the content, the clip gives everything that the layer ignores: the picture's content moves "
         "as the clip does."
     )
-    (picture,) = pictures.choose()
+    gallery = st.container()
     one, two, three, four = st.columns([2.6, 1.6, 2, 1.1], vertical_alignment="bottom")
     with one:
         network = models.choose_network()
@@ -46,7 +47,9 @@ def page() -> None:
         device = controls.device()
         st.caption("Videos draw nothing at random: equal frames give equal results.")
     source = clips.get(clip) if clip != OWN else _own()
-    models.ensure_here(network, [layer])
+    downloads.ensure_here(network, [layer])
+    with gallery:
+        (picture,) = pictures.choose(network)
     if clip == OWN and source is None:
         st.info(
             "Choose a clip: mp4, mkv, avi, webm, mov or gif, up to 64 MB and 5 minutes.",
@@ -209,13 +212,13 @@ def _show(made: dict[str, Any], picture: Any, names: tuple[str, str, str]) -> No
     about = {each: made.get(each) for each in ("frames", "rate", "sound", "whole")}
     path = "" if clip == BUILT_IN else f"{clip}.mp4" if clip != OWN else "clip.mp4"
     opened = "DrawnClip(size=side)" if clip == BUILT_IN else f"Clip({path!r}, side)"
-    code = (
-        "from invariances.data.clips import Clip, ClipWriter, DrawnClip\n"
-        "from invariances.data.images import load_images\nfrom invariances.data.shapes import Shapes\n"
-        "from invariances.experiments.video import translated\nfrom invariances.interpreter import Interpreter\n\n"
-        f"interpreter = Interpreter.load({network!r}, layer={layer!r})\nside = interpreter.image_size\n"
-        f"picture = {picture.code(size)}[0]\nwith {opened} as clip, ClipWriter('video.mp4', clip, side) as writer:\n"
-        "    for part in translated(interpreter, picture, clip):\n        writer.write(part.results)"
+    code = python(
+        f"interpreter = Interpreter.load({network!r}, layer={layer!r})",
+        "side = interpreter.image_size",
+        f"picture = {picture.code(size)}[0]",
+        f"with {opened} as clip, ClipWriter('video.mp4', clip, side) as writer:",
+        "    for part in translated(interpreter, picture, clip):",
+        "        writer.write(part.results)",
     )
     command = f"invariances video {network} {picture.file} --layer {layer}" + (
         f" --clip {path}" if path else ""

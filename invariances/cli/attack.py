@@ -45,34 +45,17 @@ def attack(
 
     from invariances.cli.results import class_number, interpreter_of, pictures_of, written
     from invariances.experiments.attack import attack as run
-    from invariances.interpreter import Interpreter
     from invariances.system.seeds import seeded
+    from invariances.zoo.interpreters import layers_of
 
     interpreter = interpreter_of(model, layer, network, device)
     pictures = pictures_of(images, interpreter.image_size)
     aim = None if target is None else class_number(interpreter, target)
     rows, numbers = [], []
     for number, picture in enumerate(tqdm(pictures, desc="attacking", unit="picture", delay=2)):
-        found = run(
-            interpreter,
-            picture[None],
-            method,
-            epsilon,
-            aim,
-            n,
-            seeded("attack", seed, number),
-            Interpreter.layers(model),
-        )
-        pairs = torch.stack([found.samples[0], found.attacked_samples[0]], dim=1).flatten(0, 1)
-        tiles = (
-            found.original,
-            found.attacked,
-            found.attacked_reconstruction,
-            found.seen,
-            found.noise_seen,
-            pairs,
-        )
-        rows.append(torch.cat(tiles))
+        draws = seeded("attack", seed, number)
+        found = run(interpreter, picture[None], method, epsilon, aim, n, draws, layers_of(model))
+        rows.append(found.tiles())
         numbers += found.numbers(interpreter.representation.class_names)
     names = ["picture", "attacked", "autoencoder", "network sees", "with noise", *["sample", "attacked"] * n]
-    written(output, torch.stack(rows), numbers, (None, names))
+    written(output, torch.cat(rows), numbers, (None, names))

@@ -56,13 +56,7 @@ def prepare(argv: list[str]) -> int:
 
     parser = build_parser(_prepare, "invariances data prepare")
     with_short_words(parser, {"--from": "source"})
-    options = parse(parser, argv)
-    try:
-        _prepare(**options)
-    except KeyboardInterrupt:
-        words = " ".join(["invariances data prepare", *argv])
-        print(f"stopped; `{words}` goes on where it stopped", file=sys.stderr)
-        return 130
+    _prepare(**parse(parser, argv))
     return 0
 
 

@@ -54,7 +54,8 @@ def fit(argv: list[str]) -> int:
             raise
         folder = stop.checkpoint.parent.parent if stop.checkpoint else None
         command = f"; go on with:\n{resume_command(folder)}" if folder else ""
-        print(f"stopped after step {stop.step}{command}", file=sys.stderr)
+        after = "" if stop.step is None else f" after step {stop.step}"
+        print(f"stopped{after}{command}", file=sys.stderr)
         return 128 + stop.signum
     return 0
 

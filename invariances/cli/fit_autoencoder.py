@@ -59,9 +59,6 @@ def fit_autoencoder(argv: list[str]) -> int:
     )
     parser.add_argument("folders", nargs="*", type=str, help="Folders of pictures.")
     with_short_words(with_flags(parser), SHORT)
-    for action in parser._actions:
-        if action.dest == "eyes.layers":
-            action.nargs = "+"
     check_configs(argv)
     with explained(parser):
         found = parser.instantiate(parser.parse_args(words_of(parser, argv)))
@@ -77,7 +74,8 @@ def fit_autoencoder(argv: list[str]) -> int:
         stop = interrupt.__cause__
         if not isinstance(stop, Stopped):
             raise
-        command = shlex.join(["invariances", "fit-autoencoder", *argv, "--resume"])
+        resume = [] if "--resume" in argv else ["--resume"]
+        command = shlex.join(["invariances", "fit-autoencoder", *argv, *resume])
         print(f"stopped after step {stop.step}; go on with:\n{command}", file=sys.stderr)
         return 128 + stop.signum
     print(f"done: {kept}; next: invariances fit --autoencoder {kept} ...", file=sys.stderr)

@@ -7,12 +7,16 @@ import importlib
 import inspect
 import io
 import os
+import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from invariances.system.errors import UserError, nearest
+from invariances.system.errors import Terminated, UserError, nearest
 
 Entry = tuple[str, str]
 COMMANDS: dict[str, Entry | dict[str, Entry]] = {
@@ -43,7 +47,7 @@ COMMANDS: dict[str, Entry | dict[str, Entry]] = {
         "build": ("models:build", "train the shipped models again from nothing"),
     },
 }
-EXIT_USER, EXIT_OURS, EXIT_INTERRUPTED = 2, 1, 130
+EXIT_USER, EXIT_OURS = 2, 1
 _USERS_OS_ERRORS = {
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
@@ -121,6 +125,32 @@ def _says(error: BaseException) -> str | None:
     return None
 
 
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM is an exception, as Ctrl-C is, so that what is done is kept and said."""
+
+    def stop(signum: int, frame: Any) -> None:
+        raise Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _stopped(interrupt: KeyboardInterrupt, words: Sequence[str]) -> int:
+    """Says how to go on after a signal; the exit status, 128 and its number."""
+    told = getattr(interrupt.__cause__, "signum", None)
+    signum = told or (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+    command = shlex.join(["invariances", *words])
+    print(f"invariances: stopped; the same command goes on with what is kept:\n{command}", file=sys.stderr)
+    return 128 + int(signum)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 2 something the user can mend, 1 a fault of ours, 130 or 143 stopped by a signal."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -130,12 +160,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal gets what it can show
     try:
-        return run(words)
+        with _terminable():
+            return run(words)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except KeyboardInterrupt:
-        print("invariances: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as interrupt:
+        return _stopped(interrupt, words)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OURS

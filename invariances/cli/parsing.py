@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -116,19 +117,22 @@ def check_configs(arguments: Sequence[str]) -> None:
 
 
 def words_of(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:
-    """The words, with `=true` after booleans that stand alone, so that they take no word that follows."""
-    flags = {
-        word
-        for action in parser._actions
-        if getattr(action, "_typehint", None) is bool
-        for word in action.option_strings
-    }
-    words = list(arguments)
-    following = [*words[1:], ""]
-    return [
-        f"{word}=true" if word in flags and after.lower() not in ("true", "false", "yes", "no") else word
-        for word, after in zip(words, following)
-    ]
+    """The words as the parser takes them: lone booleans are true, `--layers a b` is `--layers=["a","b"]`."""
+    typed = [action for action in parser._actions if hasattr(action, "_typehint")]
+    flags = {word for each in typed if each._typehint is bool for word in each.option_strings}
+    named = [each for each in typed if each.dest.split(".")[-1] == "layers" and each.nargs is None]
+    lists = {word for each in named for word in each.option_strings}
+    words, found = list(arguments), []
+    while words:
+        word = words.pop(0)
+        if word in flags and (not words or words[0].lower() not in ("true", "false", "yes", "no")):
+            word = f"{word}=true"
+        elif word in lists and words and not words[0].startswith(("[", "-", "null")):
+            count = next((n for n, each in enumerate(words) if each.startswith("-")), len(words))
+            word = f"{word}={json.dumps(words[:count])}"
+            del words[:count]
+        found.append(word)
+    return found
 
 
 def _argument_texts(function: Callable[..., Any]) -> dict[str, str]:

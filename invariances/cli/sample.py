@@ -9,6 +9,7 @@ def sample(
     layer: str | None = None,
     n: int = 8,
     temperature: float = 1.0,
+    diverse: bool = False,
     seed: int = 0,
     network: str | None = None,
     device: str = "auto",
@@ -24,6 +25,7 @@ def sample(
         layer: Which layer of a name.
         n: Samples per picture.
         temperature: 1 for true samples; lower shows less variety.
+        diverse: Of eight times as many samples those that differ most, which show how far the invariance reaches.
         seed: Makes them repeat.
         network: The network's name or weights file, where that has moved since training.
         device: auto, cpu, cuda or mps.
@@ -43,7 +45,8 @@ def sample(
 
     interpreter = interpreter_of(model, layer, network, device)
     pictures = pictures_of(images, interpreter.image_size)
-    samples = interpreter.sample(pictures, n, temperature, seeded("samples", seed)).cpu()
+    generator = seeded("samples", seed)
+    samples = interpreter.sample(pictures, n, temperature, generator, diverse=diverse).cpu()
     tiles, names = [pictures], ["picture"]
     if interpreter.encodes:
         tiles, names = [*tiles, interpreter.reconstruct(pictures).cpu()], [*names, "autoencoder"]

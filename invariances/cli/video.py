@@ -46,7 +46,8 @@ def video(
     if clip is not None and Path(output).resolve() == Path(clip).resolve():
         raise UserError(f"{output!r} is the clip itself; write elsewhere")
     interpreter = interpreter_of(model, layer, network, device)
-    picture, side = pictures_of([image], interpreter.image_size)[0], interpreter.image_size
+    side = interpreter.image_size
+    picture = pictures_of([image], side)[0]
     source = DrawnClip(size=side) if clip is None else Clip(clip, side)
     with (
         atomic(Path(output)) as draft,
@@ -57,7 +58,6 @@ def video(
         for part in translated(interpreter, picture, source):
             writer.write(part.results)
             bar.update(len(part.results))
-        writer.close()
     if source.damage:
         print(f"invariances: {source.damage}", file=sys.stderr)
     print(output)

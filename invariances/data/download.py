@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -24,6 +24,8 @@ from invariances.system.errors import UserError
 from invariances.system.files import offline
 
 CHUNK = 1 << 20
+Told = Callable[[int, int | None], None]
+"""Hears the bytes that are there, and those of the whole where they are known; may raise, which ends the transfer."""
 _MENDABLE_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -38,7 +40,7 @@ def download(
     md5: str | None = None,
     sha256: str | None = None,
     size: int | None = None,
-    progress: bool = True,
+    progress: bool | Told = True,
     attempts: int = 5,
     backoff: float = 1.0,
     timeout: float = 30.0,
@@ -53,7 +55,7 @@ def download(
         md5: checksum, hexadecimal.
         sha256: checksum, or its beginning.
         size: expected bytes, for the progress bar where the server does not say.
-        progress: a bar with size and time left, on stderr.
+        progress: a bar with size and time left, on stderr; or what hears of each piece instead.
         attempts: tries before giving up, each going on where the last stopped.
         backoff: seconds before the second try; doubles with each.
         timeout: seconds without a byte after which a try is given up.
@@ -113,7 +115,7 @@ def _fetch(
     md5: str | None,
     sha256: str | None,
     size: int | None,
-    progress: bool,
+    progress: bool | Told,
     attempts: int,
     backoff: float,
     timeout: float,
@@ -142,7 +144,9 @@ def _fetch(
     raise UserError(f"{address} could not be fetched in {attempts} tries ({problem}); {by_hand}.")
 
 
-def _transfer(address: str, part: Path, size: int | None, progress: bool, timeout: float) -> dict[str, Any]:
+def _transfer(
+    address: str, part: Path, size: int | None, progress: bool | Told, timeout: float
+) -> dict[str, Any]:
     """Complete `part` from where it stops; the digests of the whole."""
     start = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "invariances", "Accept-Encoding": "identity"}
@@ -197,7 +201,7 @@ def _stream(
     name: str,
     start: int,
     total: int | None,
-    progress: bool,
+    progress: bool | Told,
 ) -> None:
     from tqdm import tqdm
 
@@ -207,7 +211,7 @@ def _stream(
         unit="B",
         unit_scale=True,
         desc=name.removesuffix(".part"),
-        disable=not progress,
+        disable=progress is not True,
         leave=False,
     )
     with bar:
@@ -222,6 +226,8 @@ def _stream(
             for digest in digests.values():
                 digest.update(chunk)
             bar.update(len(chunk))
+            if callable(progress):
+                progress(file.tell(), total)
 
 
 def _reason(error: BaseException) -> str:

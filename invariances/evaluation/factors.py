@@ -14,6 +14,7 @@ of the samples'.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,33 +41,44 @@ def kept_by_samples(samples: Factors, truth: Factors, reconstruction: Factors) -
     Raises:
         ValueError: shapes do not fit, or a factor does not vary over the pictures.
     """
+    apart: dict[str, Tensor] = {}
+    for name, value in truth.items():
+        sample = samples[name]
+        if sample.dim() != 2 or value.shape != sample.shape[:1] or reconstruction[name].shape != value.shape:
+            raise ValueError(f"{name}: samples (N, n) need truth and reconstruction (N,), not {value.shape}")
+        apart[name] = _apart(name, sample, value[:, None]).mean(dim=1)
     return {
         name: float(STATISTICS[table.statistic](table.values.mean(dim=0, keepdim=True))[0])
-        for name, table in _told(samples, truth, reconstruction).items()
+        for name, table in _told(apart, truth, reconstruction).items()
     }
 
 
-def _told(samples: Factors, truth: Factors, reconstruction: Factors) -> dict[str, Table]:
+def _apart(name: str, one: Tensor, other: Tensor) -> Tensor:
+    """Whether kinds agree, or the squared distance of continuous factors; float64."""
+    if FACTORS[name].discrete:
+        return (one == other).double()
+    return (_embed(name, one) - _embed(name, other)).square().sum(-1)
+
+
+def _told(apart: Mapping[str, Tensor], truth: Factors, reconstruction: Factors) -> dict[str, Table]:
+    """By factor, of `_apart` of the samples, mean over them, (N,)."""
     out: dict[str, Table] = {}
-    for name in truth:
-        sample, value = samples[name], truth[name]
-        if sample.dim() != 2 or value.shape != sample.shape[:1] or reconstruction[name].shape != value.shape:
-            raise ValueError(f"{name}: samples (N, n) need truth and reconstruction (N,), not {value.shape}")
+    for name, value in truth.items():
         if FACTORS[name].discrete:
-            agreement = (sample == value[:, None]).double().mean(dim=1)
             right = (reconstruction[name] == value).double()
-            columns, statistic = [agreement, right, _chance(value).expand_as(right)], "over_chance"
+            columns, statistic = [apart[name], right, _chance(value).expand_as(right)], "over_chance"
         else:
-            a, b = _embed(name, sample), _embed(name, value)
-            apart = (a - b[:, None]).square().sum(-1).mean(dim=1)
-            _spread(name, b)
-            columns, statistic = [apart, (b - b.mean(0)).square().sum(1)], "explained"
+            points = _embed(name, value)
+            _spread(name, points)
+            columns, statistic = [apart[name], (points - points.mean(0)).square().sum(1)], "explained"
         out[name] = Table(torch.stack(columns, dim=1), statistic)
     return out
 
 
 class KeptFactors(Accumulator):
     """`kept_by_samples` in a pass, with intervals: `{"factors": {…}, "factors_interval": {…}}`.
+
+    Memory does not grow with n.
 
     Args:
         reader: gives the factors of decoded pictures.
@@ -77,28 +89,24 @@ class KeptFactors(Accumulator):
 
     def __init__(self, reader: FactorReader, truth: Factors, n: int, seed: int = 0) -> None:
         self.reader, self.truth, self.n, self.seed = reader, truth, n, seed
-        self.read: dict[str, Tensor] = {}
-        self.reconstruction: dict[str, Tensor] = {}
+        self.apart = {name: torch.zeros(len(each), dtype=torch.float64) for name, each in truth.items()}
+        self.reconstruction = {name: torch.zeros_like(each) for name, each in truth.items()}
 
     def pictures(self, batch: Batch) -> None:
         """Reads reconstructions."""
-        for name, found in self.reader.read(batch.reconstructions.images).items():
-            self._home(self.reconstruction, name, found)[batch.indices] = found.cpu()
+        found = self.reader.read(batch.reconstructions.images)
+        for name, each in self.reconstruction.items():
+            each[batch.indices] = found[name].cpu().to(each.dtype)
 
     def samples(self, batch: Batch, drawn: Drawn) -> None:
         """Reads samples."""
-        for name, found in self.reader.read(drawn.seen.images).items():
-            self._home(self.read, name, found, self.n)[batch.indices, drawn.column] = found.cpu()
-
-    def _home(self, where: dict[str, Tensor], name: str, like: Tensor, *more: int) -> Tensor:
-        if name not in where:
-            count = len(next(iter(self.truth.values())))
-            where[name] = torch.zeros(count, *more, dtype=like.dtype)
-        return where[name]
+        found = self.reader.read(drawn.seen.images)
+        for name, each in self.apart.items():
+            each[batch.indices] += _apart(name, found[name].cpu(), self.truth[name][batch.indices]) / self.n
 
     def tables(self) -> dict[str, Table]:
         """What the numbers are made of, by factor."""
-        return _told(self.read, self.truth, self.reconstruction)
+        return _told(self.apart, self.truth, self.reconstruction)
 
     def result(self) -> dict[str, Any]:
         """The numbers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from invariances.data.images import to_uint8
+from invariances.evaluation.attributes import AttributeReader, KeptAttributes
 from invariances.evaluation.classes import classes_of
 from invariances.evaluation.factors import KeptFactors
 from invariances.evaluation.faithfulness import Faithfulness
@@ -34,11 +35,19 @@ class Beside:
         distances: Between pictures, by name: LPIPS, or the features of a second network.
         reader: Reads factors off decoded pictures.
         truth: The pictures' own factors, (N,) each.
+        code_reader: Reads attributes off the autoencoder's code, where no reader of pictures is given.
     """
 
     distances: Mapping[str, Distance] = field(default_factory=dict)
     reader: FactorReader | None = None
     truth: Factors | None = None
+    code_reader: AttributeReader | None = None
+
+    def factors(self, count: int, n: int, seed: int) -> KeptFactors | KeptAttributes | None:
+        """What measures the factors that samples keep."""
+        if self.reader is not None and self.truth is not None:
+            return KeptFactors(self.reader, self.truth, n, seed)
+        return None if self.code_reader is None else KeptAttributes(self.code_reader, count, n)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +100,7 @@ def profile_layer(
     pictures: Any,
     features: Features,
     order: Sequence[str],
-    unconditional: Callable[[], Tensor] | None = None,
+    unconditional: Tensor | None = None,
     sampling: Sampling = Sampling(),
     beside: Beside = Beside(),
     shown: Sequence[int] = (),
@@ -103,7 +112,7 @@ def profile_layer(
         pictures: To draw samples of, kept out of training.
         features: Of all pictures kept out, at this layer.
         order: All layers, at which samples are measured.
-        unconditional: Gives log p(z̄) of the features' pictures by a flow that is told nothing; None leaves it out.
+        unconditional: log p(z̄) of the features' pictures by a flow that is told nothing, (N,); None leaves it out.
         sampling: How samples are drawn; temperature 1 for numbers that mean what they say.
         beside: What to measure besides.
         shown: Pictures to keep.
@@ -113,7 +122,7 @@ def profile_layer(
     tables: dict[str, Table] = {}
     told = log_probs(flow, features, seed)
     if unconditional is not None:
-        tables["information"] = information(told, unconditional())
+        tables["information"] = information(told, unconditional)
     variance = variances(flow, features, max(n, 2), seed)
     tables["variance_remaining"] = Table(variance[:, [0, 2]], "ratio")
     tables["variance_unpredicted"] = Table(variance[:, [1, 2]], "ratio")
@@ -123,9 +132,7 @@ def profile_layer(
     ranking, kl = Ranking(count, n, seed), PredictionKL(count, n, classes, seed)
     spreads = {"variance_in_pixels": in_pixels, **beside.distances}
     others = [Spread(name, distance, count, seed) for name, distance in spreads.items()] if n > 1 else []
-    factors = None
-    if beside.reader is not None and beside.truth is not None:
-        factors = KeptFactors(beside.reader, beside.truth, n, seed)
+    factors = beside.factors(count, n, seed)
     where, kept = Map(shown, n), Kept(shown, min(n, 8))
     measures = [*at.values(), ranking, kl, *others, where, kept, *([factors] if factors else [])]
     look(interpreter, pictures, measures, sampling, order)

@@ -48,6 +48,12 @@ class Attack:
     attacked_samples: Tensor
     movement: dict[str, tuple[Tensor, Tensor]]
 
+    def tiles(self) -> Tensor:
+        """One row a picture, (N, 5 + 2 n, 3, S, S): as it is, attacked, its reconstruction, seen, noise, the pairs."""
+        single = (self.original, self.attacked, self.attacked_reconstruction, self.seen, self.noise_seen)
+        pairs = torch.stack([self.samples, self.attacked_samples], dim=2).flatten(1, 2)
+        return torch.cat([torch.stack(single, dim=1), pairs], dim=1)
+
     def numbers(self, class_names: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """One object a picture: the three best classes before and after, and how far each layer moved."""
         rows = []

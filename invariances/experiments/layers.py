@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from invariances.evaluation.faithfulness import cosine
-from invariances.experiments.samples import in_chunks, invariances, pictures_of, predicted
+from invariances.experiments.samples import in_chunks, invariances, latents_of, predicted
 from invariances.interpreter import Interpreter
 
-_DRAWS = 32
+_DRAWS = 8
+"""So many true samples, or more, tell what a layer leaves open."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def layer_views(
         shape = tuple(interpreter.flow.latent_shape)
         if shape not in drawn:
             shown = invariances(interpreter, 1, n, temperature, generator)
-            drawn[shape] = shown, invariances(interpreter, 1, _DRAWS, 1.0, generator)
+            enough = temperature == 1 and n >= _DRAWS
+            drawn[shape] = shown, shown if enough else invariances(interpreter, 1, _DRAWS, 1.0, generator)
         if isinstance(others, Tensor):
             beside = others_of(interpreter, others) if len(others) else None
         else:
@@ -118,7 +120,9 @@ def _view(
 ) -> LayerView:
     image = interpreter.resized(picture)
     z = interpreter.represent(image)
-    samples = pictures_of(interpreter, drawn[0].to(interpreter.device), z)[0]
+    shown, true = (each.to(interpreter.device) for each in drawn)
+    latents = latents_of(interpreter, shown, z)
+    samples = interpreter.decode(latents)[0]
     seen = torch.cat([interpreter.represent(part) for part in in_chunks(samples)])
     apart = _apart(image, others)
     far = z[:0] if others is None else others.z[apart]
@@ -126,6 +130,10 @@ def _view(
     agreement = None
     if own is not None and theirs is not None:
         agreement = float((theirs.argmax(1) == own.argmax(1)).double().mean())
+    variance_open = None
+    if others is not None and others.latents is not None and int(apart.sum()) > 1:
+        same = latents if drawn[0] is drawn[1] else latents_of(interpreter, true, z)
+        variance_open = _ratio(same[0].flatten(1), others.latents[apart])
     return LayerView(
         interpreter.representation.network_name,
         interpreter.representation.layer,
@@ -135,7 +143,7 @@ def _view(
         cosine(seen, z.expand_as(seen)).cpu(),
         cosine(far, z.expand_as(far)).cpu(),
         agreement,
-        _variance_open(interpreter, z, drawn[1][0].to(interpreter.device), others, apart),
+        variance_open,
     )
 
 
@@ -147,12 +155,7 @@ def _apart(image: Tensor, others: Others | None) -> Tensor:
     return apart
 
 
-def _variance_open(
-    interpreter: Interpreter, z: Tensor, v: Tensor, others: Others | None, apart: Tensor
-) -> float | None:
-    if others is None or others.latents is None or int(apart.sum()) < 2:
-        return None
-    flow = interpreter.flow
-    latents = flow.inverse(v, embedding=flow.embed(z).expand(len(v), -1)).flatten(1)
-    total = float(others.latents[apart].var(dim=0).sum())
-    return float(latents.var(dim=0).sum()) / total if total > 0 else None
+def _ratio(some: Tensor, all_: Tensor) -> float | None:
+    """Variance of some latents (n, D) by that of all (m, D)."""
+    total = float(all_.var(dim=0).sum())
+    return float(some.var(dim=0).sum()) / total if total > 0 else None

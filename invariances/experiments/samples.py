@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from invariances.flow.layered import LayeredFlow
 from invariances.interpreter import Interpreter
 from invariances.system.errors import UserError
 
@@ -42,17 +43,28 @@ def invariances(
 @torch.no_grad()
 def pictures_of(interpreter: Interpreter, v: Tensor, z: Tensor) -> Tensor:
     """D(t⁻¹(v | z)): (N, n, 3, S, S) of invariances (N, n, *latent_shape) and representations (N, …)."""
-    count, n = v.shape[:2]
-    embedding = interpreter.flow.embed(z).repeat_interleave(n, dim=0)
-    flat = v.flatten(0, 1)
-    parts = [
-        interpreter.decode(
-            interpreter.flow.inverse(flat[at : at + CHUNK], embedding=embedding[at : at + CHUNK])
-        )
-        for at in range(0, count * n, CHUNK)
-    ]
-    images = torch.cat(parts)
-    return images.reshape(count, n, *images.shape[1:])
+    return interpreter.decode(latents_of(interpreter, v, z))
+
+
+@torch.no_grad()
+def latents_of(interpreter: Interpreter, v: Tensor, z: Tensor) -> Tensor:
+    """t⁻¹(v | z), in the shape of the invariances (N, n, *latent_shape)."""
+    flow, n = interpreter.flow, v.shape[1]
+    embedding = flow.embed(z).repeat_interleave(n, dim=0)
+    pairs = zip(torch.split(v.flatten(0, 1), CHUNK), torch.split(embedding, CHUNK))
+    return torch.cat([flow.inverse(part, embedding=e) for part, e in pairs]).reshape(v.shape)
+
+
+@torch.no_grad()
+def made_pictures(interpreter: Interpreter, n: int, generator: torch.Generator | None = None) -> Tensor:
+    """D(t⁻¹(v)), (n, 3, S, S): pictures of a flow that is told of no layer.
+
+    Raises:
+        UserError: The flow has to be told of one.
+    """
+    if not isinstance(interpreter.whole, LayeredFlow):
+        raise UserError("this flow makes pictures only when it is told what a layer knows; use another one")
+    return interpreter.decode(interpreter.whole.at(None).sample(None, n, generator=generator)[0])
 
 
 def in_chunks(images: Tensor) -> list[Tensor]:

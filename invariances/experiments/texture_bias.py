@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from invariances.data.shapes import Shapes
 from invariances.evaluation.faithfulness import cosine
 from invariances.experiments.samples import in_chunks, invariances, pictures_of
 from invariances.interpreter import Interpreter
@@ -107,3 +108,26 @@ def _kept(reader: Reader, samples: Tensor, read: Mapping[str, Tensor]) -> dict[s
         agreement = (found[cue].reshape(samples.shape[:2]) == kind[:, None]).double().mean(1)
         kept[cue] = (agreement - 1 / 8) / (1 - 1 / 8)
     return kept
+
+
+def conflicting(n: int, seed: int = 3) -> tuple[Shapes, Tensor]:
+    """A world and the indices of its first `n` pictures whose shape and texture name different classes."""
+    world = Shapes(4 * n, seed=seed)
+    factors = world.factors(range(4 * n))
+    return world, (factors["shape"] != factors["texture"]).nonzero()[:n, 0]
+
+
+@torch.inference_mode()
+def cue_conflict(network: nn.Module, n: int = 1000) -> dict[str, float]:
+    """Where shape and texture say different classes: how often the network follows which, or neither."""
+    world, indices = conflicting(n)
+    factors = world.factors(indices)
+    classes = torch.cat([network(world.images(part)).argmax(1) for part in torch.split(indices, 250)])
+    followed = {name: float((classes == factors[name]).double().mean()) for name in ("shape", "texture")}
+    return {**followed, "neither": 1 - sum(followed.values())}
+
+
+def conflict_pictures(n: int) -> Tensor:
+    """Pictures (n, 3, 64, 64) whose shape and texture name different classes."""
+    world, indices = conflicting(n)
+    return world.images(indices)

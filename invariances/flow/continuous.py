@@ -137,14 +137,21 @@ class Continuous(Transform):
         y, log_det = runge_kutta(slope, y, 1.0, 0.0, STEPS)
         return y.view_as(x), log_det + self.norm.log_det()
 
+    def invariance(self, x: Tensor, e: Tensor) -> Tensor:
+        """`forward` without the log-determinant."""
+        return self._moved(self.norm(x.flatten(1)), e, 1.0, 0.0).view_as(x)
+
     def inverse(self, v: Tensor, e: Tensor) -> Tensor:
         """The latents that forward maps to v, but for the error of the steps."""
-        condition, nothing = self._read(e), v.new_zeros(len(v))
+        return self.norm.inverse(self._moved(v.flatten(1), e, 0.0, 1.0)).view_as(v)
+
+    def _moved(self, x: Tensor, e: Tensor, start: float, stop: float) -> Tensor:
+        condition, nothing = self._read(e), x.new_zeros(len(x))
 
         def slope(x: Tensor, time: float, step: int) -> tuple[Tensor, Tensor]:
             return self.velocity(x, x.new_full((len(x),), time), condition), nothing
 
-        return self.norm.inverse(runge_kutta(slope, v.flatten(1), 0.0, 1.0, STEPS)[0]).view_as(v)
+        return runge_kutta(slope, x, start, stop, STEPS)[0]
 
     def loss(self, x: Tensor, e: Tensor, generator: torch.Generator) -> Tensor:
         """E‖u(s x + (1 − s) ε, s | e) − (x − ε)‖² / D, (N,): ε ~ N(0, I), s uniform in [0, 1], x normalised.

@@ -6,7 +6,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,13 @@ class ConditionalFlow(nn.Module):
         invariance, log_det = self.transform(x, self._condition(representation, embedding, len(x)))
         return invariance, log_det
 
+    def invariance(
+        self, latent: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
+    ) -> Tensor:
+        """The invariances (N, *latent_shape) alone, as `forward` gives them beside the log-determinants."""
+        x = self._announced(latent, "latent")
+        return self.transform.invariance(x, self._condition(representation, embedding, len(x)))
+
     def inverse(
         self, invariance: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
     ) -> Tensor:
@@ -130,6 +137,7 @@ class ConditionalFlow(nn.Module):
         n: int = 1,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         """z̄ = t⁻¹(temperature · ε | z), ε ~ N(0, I): n latents for each representation; (N, n, *latent_shape).
 
@@ -138,9 +146,10 @@ class ConditionalFlow(nn.Module):
             n: Samples for each.
             temperature: Standard deviation of the invariances; 0 gives the most typical latent.
             generator: Source of ε; on the flow's device or on the CPU.
+            guidance: See `Transform.guided`; 1 for samples of p(z̄ | z).
 
         Raises:
-            UserError: `n` or `temperature` gives no samples.
+            UserError: `n` or `temperature` gives no samples, or the flow cannot be guided.
         """
         if n < 1 or not 0 <= temperature < math.inf:
             raise UserError(
@@ -151,7 +160,11 @@ class ConditionalFlow(nn.Module):
         device = weight.device if generator is None else generator.device
         noise = torch.randn(count, *self.latent_shape, generator=generator, device=device, dtype=weight.dtype)
         condition = embedding.repeat_interleave(n, dim=0)
-        latents = self.transform.inverse(temperature * noise.to(weight.device), condition)
+        v = temperature * noise.to(weight.device)
+        if guidance == 1:
+            latents = self.transform.inverse(v, condition)
+        else:
+            latents = self.transform.guided(v, condition, guidance)
         return latents.view(len(embedding), n, *self.latent_shape)
 
     def embed(self, representation: Tensor | None = None) -> Tensor:
@@ -182,22 +195,12 @@ class ConditionalFlow(nn.Module):
         """
         if "latent_dim" in spec:
             raise UserError("the flow was written by an older version; train again")
-        with torch.device("meta"):
-            expected = _built(cls, spec).state_dict()
-        differ = [
-            name
-            for name in {**expected, **state}
-            if name not in state or name not in expected or state[name].shape != expected[name].shape
-        ]
-        if differ:
-            raise UserError(
-                f"the weights are of another architecture than it says ({differ[0]} is missing, too much, or of "
-                "another shape); train again"
-            )
-        flow = _built(cls, spec)
-        flow.load_state_dict(state)
-        _check_weights(flow)
-        return flow
+
+        def build(config: FlowConfig) -> ConditionalFlow:
+            shapes = spec["latent_shape"], spec["representation_shape"]
+            return cls(config, *shapes, spec["probabilities"])
+
+        return filled(build, spec, state)
 
     def _condition(self, representation: Tensor | None, embedding: Tensor | None, count: int) -> Tensor:
         if embedding is None:
@@ -255,20 +258,46 @@ def _representation_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return found[:1] if found[1:] == (1, 1) else found
 
 
-def _built(kind: type[ConditionalFlow], spec: Mapping[str, Any]) -> ConditionalFlow:
-    """A new flow of this architecture."""
+F = TypeVar("F", bound=nn.Module)
+
+
+def filled(build: Callable[[FlowConfig], F], spec: Mapping[str, Any], state: Mapping[str, Tensor]) -> F:
+    """What `build` makes of the spec's configuration, with the weights of a state dict.
+
+    Both are compared before any memory is taken.
+
+    Raises:
+        UserError: The spec is damaged or impossible, or the weights are not those of such a flow.
+    """
     try:
         config = dict(spec["config"])
         embedder = EmbedderConfig(**config.pop("embedder"))
-        shapes = spec["latent_shape"], spec["representation_shape"]
-        return kind(FlowConfig(**config, embedder=embedder), *shapes, spec["probabilities"])
-    except (KeyError, TypeError):
+        made = FlowConfig(**config, embedder=embedder)
+        with torch.device("meta"):
+            expected = build(made).state_dict()
+        differ = [
+            name
+            for name in {**expected, **state}
+            if name not in state or name not in expected or state[name].shape != expected[name].shape
+        ]
+        if differ:
+            raise UserError(
+                f"the weights are of another architecture than it says ({differ[0]} is missing, too much, or of "
+                "another shape); train again"
+            )
+        flow = build(made)
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError("the flow's description is damaged or of another version; train again") from None
     except (RuntimeError, OverflowError):
         raise UserError("the flow's description names impossible sizes; train again") from None
+    flow.load_state_dict(state)
+    _check_weights(flow)
+    return flow
 
 
-def _check_weights(flow: ConditionalFlow) -> None:
+def _check_weights(flow: nn.Module) -> None:
     """Refuses weights that no training leaves.
 
     Raises:

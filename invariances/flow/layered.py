@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from invariances.flow.config import EmbedderConfig, FlowConfig
+from invariances.flow.config import FlowConfig
 from invariances.flow.embedders.embedder import NoEmbedder
 from invariances.flow.embedders.maps import MapEmbedder
-from invariances.flow.flow import ConditionalFlow
+from invariances.flow.flow import ConditionalFlow, filled
 from invariances.flow.maps import Maps
 from invariances.system.errors import UserError, nearest
 
@@ -87,18 +87,11 @@ class LayeredFlow(nn.Module):
         Raises:
             UserError: They do not fit.
         """
-        try:
-            config = dict(spec["config"])
-            embedder = EmbedderConfig(**config.pop("embedder"))
-            shapes = spec["latent_shape"], spec["layers"], spec["probabilities"]
-            flow = cls(FlowConfig(**config, embedder=embedder), *shapes)
-            flow.load_state_dict(state)
-        except (KeyError, TypeError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(
-                f"the flow's weights do not fit its description ({reason}); train again"
-            ) from None
-        return flow
+
+        def build(config: FlowConfig) -> LayeredFlow:
+            return cls(config, spec["latent_shape"], spec["layers"], spec["probabilities"])
+
+        return filled(build, spec, state)
 
     def loss(
         self, latents: Tensor, told: Mapping[str, tuple[Tensor, Tensor]], generator: torch.Generator

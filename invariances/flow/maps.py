@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 import torch
@@ -17,6 +17,7 @@ from invariances.flow.layers import ActNorm
 from invariances.flow.map_velocity import MapVelocity
 from invariances.flow.runge_kutta import runge_kutta
 from invariances.flow.transform import Transform
+from invariances.system.errors import UserError
 from invariances.system.machine import bfloat16
 
 STEPS = 8
@@ -41,9 +42,14 @@ class Maps(Transform):
         config: `width` and `blocks` of the `MapVelocity`.
         latent_shape: (C, H, W).
         condition: Entries of the embedding: `MapVelocity.condition`, or 0 for none.
+
+    Attributes:
+        fast: x̂ in bfloat16 but for log-determinants: twice as fast on processors that compute in it, and closer to
+            the truth than shorter steps are to these.
     """
 
     likelihood = False
+    fast = False
 
     def __init__(self, config: FlowConfig, latent_shape: Sequence[int], condition: int = 0) -> None:
         super().__init__()
@@ -69,11 +75,37 @@ class Maps(Transform):
         y, log_det = runge_kutta(slope, y, _END, 0.0, STEPS)
         return y, log_det + self.norm.log_det() * (y.shape[2] * y.shape[3])
 
+    def invariance(self, x: Tensor, e: Tensor) -> Tensor:
+        """`forward` without the log-determinant."""
+        return self._moved(self.norm(x), lambda y, w: self._slope(y, w, e), _END, 0.0)
+
     def inverse(self, v: Tensor, e: Tensor) -> Tensor:
         """The latents that forward maps to v, but for the error of the steps."""
-        nothing = v.new_zeros(len(v))
-        y, _ = runge_kutta(lambda y, time, _: (self._slope(y, time, e), nothing), v, 0.0, _END, STEPS)
+        return self._latents(v, lambda y, w: self._slope(y, w, e))
+
+    def guided(self, v: Tensor, e: Tensor, guidance: float) -> Tensor:
+        """dy/dw = x̂(y | nothing) + guidance · (x̂(y | e) − x̂(y | nothing)) − y: Ho & Salimans 2022."""
+        if not 0 <= guidance < math.inf or not e.shape[1]:
+            raise UserError(
+                f"guidance is {guidance}; give a number of at least 0, and a layer to be guided by"
+            )
+
+        def slope(y: Tensor, w: float) -> Tensor:
+            told, untold = self._slope(torch.cat([y, y]), w, torch.cat([e, torch.zeros_like(e)])).chunk(2)
+            return torch.lerp(untold, told, guidance)
+
+        return self._latents(v, slope)
+
+    def _latents(self, v: Tensor, slope: Callable[[Tensor, float], Tensor]) -> Tensor:
+        y = self._moved(v, slope, 0.0, _END)
         return y / self.norm.scale.view(1, -1, 1, 1) - self.norm.loc.view(1, -1, 1, 1)
+
+    def _moved(
+        self, y: Tensor, slope: Callable[[Tensor, float], Tensor], start: float, stop: float
+    ) -> Tensor:
+        nothing = y.new_zeros(len(y))
+        with torch.autocast(y.device.type, torch.bfloat16, enabled=self.fast):
+            return runge_kutta(lambda y, w, _: (slope(y, w), nothing), y, start, stop, STEPS)[0]
 
     def loss(self, x: Tensor, e: Tensor, generator: torch.Generator) -> Tensor:
         """E‖x̂(s x + (1 − s) ε, s | e) − x‖² / (D max(1 − s, 0.05)²), (N,): the squared error of the velocity.

@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from invariances.system.errors import UserError
+
 
 class Transform(nn.Module, ABC):
     """v = t(x | e): latents (N, *latent_shape) to invariances of the same shape, given embeddings (N, E), and back.
@@ -27,6 +29,22 @@ class Transform(nn.Module, ABC):
     @abstractmethod
     def inverse(self, v: Tensor, e: Tensor) -> Tensor:
         """The latents that forward maps to v."""
+
+    def invariance(self, x: Tensor, e: Tensor) -> Tensor:
+        """`forward` without the log-determinant; continuous transforms are several times faster so."""
+        v: Tensor = self(x, e)[0]
+        return v
+
+    def guided(self, v: Tensor, e: Tensor, guidance: float) -> Tensor:
+        """The latents of v where the embedding's say is multiplied by `guidance`: more typical, no samples of p(x | e).
+
+        Raises:
+            UserError: It was not learnt without embeddings too.
+        """
+        raise UserError(
+            f"guidance is {guidance}, and a flow of {type(self).__name__.lower()} takes 1 only; "
+            "flows over maps can be guided"
+        )
 
     @abstractmethod
     def loss(self, x: Tensor, e: Tensor, generator: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from invariances.flow.config import FlowConfig
 from invariances.flow.embedders.regression import RegressionEmbedder
 from invariances.flow.flow import ConditionalFlow
-from invariances.training.config import LearningConfig
+from invariances.flow.layered import LayeredFlow
+from invariances.system.machine import accelerator, bfloat16
+from invariances.training.config import LearningConfig, Precision
 from invariances.training.muon import MuonAdam
 
 FEWEST, MOST = 60, 8000
@@ -55,6 +58,21 @@ def affordable_steps(works: Sequence[Work], learning: LearningConfig, seconds: f
     return max(FEWEST, min(MOST, int(seconds / (_AROUND * busiest))))
 
 
+def affordable_map_steps(flow: LayeredFlow, batch_size: int, seconds: float) -> int:
+    """Steps of a flow over maps that finish in so many seconds."""
+    share = max(1, batch_size // len(flow.layers))
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(share * len(flow.layers), *flow.latent_shape, generator=generator)
+    places = torch.arange(len(latents)).tensor_split(len(flow.layers))
+    told = {
+        layer: (own, torch.rand(len(own), *shape, generator=generator))
+        for own, (layer, shape) in zip(places, flow.layers.items())
+    }
+    tried = deepcopy(flow).train()
+    one = _timed(tried, lambda: tried.loss(latents, told, generator), LearningConfig())
+    return max(FEWEST, min(MOST, int(seconds / (_AROUND * one))))
+
+
 def seconds_per_step(work: Work, learning: LearningConfig) -> float:
     """A step's time, both stages in their shares, on made features."""
     generator = torch.Generator().manual_seed(0)
@@ -90,3 +108,8 @@ def _timed(module: torch.nn.Module, losses: Callable[[], Tensor], learning: Lear
         torch.autograd.backward(losses().mean())
         optimizer.step()
     return (time.monotonic() - began) / _TIMED
+
+
+def precision() -> Precision:
+    """Of bfloat16 where the device computes in it."""
+    return "bf16-mixed" if accelerator("auto").type == "cuda" or bfloat16() else "32-true"

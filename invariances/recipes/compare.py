@@ -13,12 +13,16 @@ from torch import Tensor
 
 from invariances.evaluation.numbers import finite
 from invariances.evaluation.tables import Table, difference
-from invariances.recipes.profile import PAGE, PROFILE, read_layer
+from invariances.recipes.profile import PAGE, PROFILE
+from invariances.recipes.profile_store import read_layer
+from invariances.recipes.profile_subjects import profile_runs, runs_in
 from invariances.report.compare_page import CompareStory, write_compare_page
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 
 COMPARISON = "comparison.json"
+ROUNDING = 1e-6
+"""A difference of a smaller part of the numbers is none."""
 
 
 def compare(
@@ -30,7 +34,7 @@ def compare(
     the same pictures in both; a difference is `sure` where its interval leaves out 0.
 
     Args:
-        one: Folder of a profile.
+        one: Folder of a profile; or of a run, or several of one network, which are profiled below `output` first.
         other: Folder of another, of the same pictures, samples and seed.
         output: Folder to write `comparison.json` and `index.html` to.
 
@@ -39,6 +43,7 @@ def compare(
     """
     folder = Path(output)
     check_writable(folder)
+    one, other = (profiled(each, folder / name) for each, name in ((one, "one"), (other, "other")))
     told = [read_profile(each) for each in (one, other)]
     if told[0]["same"] != told[1]["same"]:
         raise UserError(
@@ -64,6 +69,15 @@ def compare(
     story = CompareStory(finite(result), pictures, most_different_first(pictures))
     write_compare_page(story, folder / PAGE)
     return result
+
+
+def profiled(place: str | os.PathLike[str], output: Path) -> Path:
+    """The folder of a profile: the one that is given, or that which is made of a run's."""
+    folder = Path(place)
+    if not (folder / PROFILE).is_file() and runs_in(folder):
+        profile_runs(folder, output)
+        return output
+    return folder
 
 
 def read_profile(folder: str | os.PathLike[str]) -> dict[str, Any]:
@@ -104,12 +118,13 @@ def differences(one: Mapping[str, Table], other: Mapping[str, Table], seed: int)
     """By number: both values, their difference, its interval, and whether it is sure."""
     found: dict[str, Any] = {}
     for name in one:
-        if name not in other or name.startswith("at "):
+        if name not in other or name.startswith(("at ", "readable ")):
             continue
         apart = difference(one[name], other[name], seed)
         low, high = apart.get("difference_interval", (0.0, 0.0))
         values = {key: each[name].told(key, seed)[key] for key, each in (("one", one), ("other", other))}
-        found[name] = {**values, **apart, "sure": low > 0 or high < 0}
+        rounding = ROUNDING * max(1.0, *(abs(each or 0.0) for each in values.values()))
+        found[name] = {**values, **apart, "sure": low > rounding or high < -rounding}
     return found
 
 

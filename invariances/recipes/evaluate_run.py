@@ -28,7 +28,8 @@ from invariances.system.seeds import seeded
 from invariances.training.checkpoints import checkpoint_of, load_checkpoint, weights_in
 from invariances.training.config import FitConfig
 from invariances.training.data import FeatureData
-from invariances.training.fit import new_flow, train_flow
+from invariances.training.fit import train_flow
+from invariances.training.new_flow import new_flow
 from invariances.training.run_folder import TRAINED_ON, read_config
 from invariances.zoo.interpreters import knows
 

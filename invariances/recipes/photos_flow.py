@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from invariances.recipes.photos_models import build_autoencoder, pack
 from invariances.representation.representation import Representation, Representations
 from invariances.system.errors import UserError
 from invariances.system.files import atomic
-from invariances.system.network_file import save_network
 from invariances.system.seeds import seeded
 from invariances.training.layered import LayeredRun, train_layered
+from invariances.zoo.interpreters import save_layered
 from invariances.zoo.small_resnet import load_classifier
 
 LAYERS = ("conv2", "conv3", "conv5", "fc6", "fc8", "softmax")
@@ -136,7 +135,7 @@ def build_flow(
         flow = untrained(layers, autoencoder.latent_shape)
     _first_batch(flow, data)
     average = train_layered(flow, data, held_out, run)
-    return save_flow(average, run.folder / "photos64.safetensors")
+    return save_flow(average, layers, autoencoder, run.folder / "photos64.safetensors")
 
 
 def untrained(layers: Representations, latent_shape: tuple[int, int, int]) -> LayeredFlow:
@@ -154,11 +153,13 @@ def _first_batch(flow: LayeredFlow, data: Photos) -> None:
         flow.loss(latents, told, seeded("first", SEED))
 
 
-def save_flow(flow: LayeredFlow, path: Path, dtype: torch.dtype = torch.float16) -> Path:
-    """Write a flow for several layers as one file."""
-    return save_network(path, architecture_of(flow), flow.state_dict(), dtype)
-
-
-def architecture_of(flow: LayeredFlow) -> Mapping[str, Any]:
-    """What the flow is built from, as JSON takes it."""
-    return {"name": "LayeredFlow", **flow.spec()}
+def save_flow(
+    flow: LayeredFlow, layers: Representations, autoencoder: SpatialAutoencoder, path: Path
+) -> Path:
+    """Write the flow, float16, and what it belongs to."""
+    code = autoencoder.fingerprint()
+    notes = {
+        each.layer: {"network_fingerprint": each.fingerprint(), "autoencoder_fingerprint": code}
+        for each in layers
+    }
+    return save_layered(path, flow, notes)

@@ -2,54 +2,53 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
-from invariances import zoo
 from invariances.data.identity import identify
-from invariances.data.shapes import Shapes
 from invariances.data.splitting import limited, spread
+from invariances.evaluation.bootstrap import missing
 from invariances.evaluation.information import violations
 from invariances.evaluation.likelihood import log_probs
 from invariances.evaluation.looking import Sampling
 from invariances.evaluation.numbers import finite
-from invariances.evaluation.profiling import Beside, LayerProfile, profile_layer
-from invariances.evaluation.spread import InFeatures
-from invariances.evaluation.tables import Table, load_tables, save_tables
-from invariances.features.stream import Features
+from invariances.evaluation.profiling import LayerProfile, profile_layer
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import CONFIG, WEIGHTS, Interpreter, autoencoder_of
-from invariances.recipes.worlds import layers_worth_seeing
-from invariances.report.html import text_table
+from invariances.recipes.profile_attributes import readers_of
+from invariances.recipes.profile_beside import NO_LPIPS, beside_of
+from invariances.recipes.profile_store import (
+    begin,
+    digest_of,
+    known_layer,
+    load_flow,
+    save_flow,
+    state_digest,
+    write_layer,
+)
 from invariances.report.profile_page import ProfileStory, write_profile_page
 from invariances.representation.representation import Representation
 from invariances.system.checks import number
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.machine import accelerator
-from invariances.system.weights import read_state_dict
 from invariances.training.config import PRESETS, DataConfig, FitConfig, RunConfig
 from invariances.training.data import FeatureData, Images
 from invariances.training.fit import fit_layers, train_flow
-from invariances.zoo.factor_reader import load_readers
 
 PROFILE, PAGE = "profile.json", "index.html"
-RUNS, TABLES, PICTURES, UNTOLD = "runs", "tables", "pictures", "unconditional.safetensors"
-READERS = "shapes_reader"
-DRAWN, KEPT_OUT = 18_000, 1_000
-"""Pictures that are drawn where none are given."""
+NOT_READ = "it cannot be read of the autoencoder's code, so samples cannot tell"
+RUNS, UNTOLD = "runs", "unconditional.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,7 @@ class ProfileConfig:
         limit: Pictures, evenly spread over those kept out, whose samples are looked at.
         shown: Pictures on the page.
         second: A second network's layer, NETWORK:LAYER, whose features say how much samples vary to it.
+        lpips: File of AlexNet's LPIPS, which says how much samples vary to the eye.
         seed: Of everything.
         device: As of `RunConfig`.
         progress: Bars on stderr.
@@ -72,13 +72,17 @@ class ProfileConfig:
     limit: int = 500
     shown: int = 8
     second: str | None = None
+    lpips: str | None = None
     seed: int = 0
     device: str = "auto"
     progress: bool = True
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise UserError(f"preset is {self.preset!r}; use {', '.join(PRESETS)}")
+        if self.preset not in PRESETS or self.preset == "maps":
+            raise UserError(
+                f"preset is {self.preset!r}; use minutes, hours or published (a flow over maps is trained by "
+                "`invariances fit --preset maps`, and its run's folder profiled)"
+            )
         number("n", self.n, 2, whole=True)
         number("limit", self.limit, 2, whole=True)
         number("shown", self.shown, 1, whole=True)
@@ -98,6 +102,23 @@ class ProfileConfig:
             progress=self.progress,
         )
         return FitConfig(flow=flow, learning=learning, run=run)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Args:
+        interpreters: By layer, from input to output, of one network and one autoencoder.
+        data: Prepared, of pictures kept out of the flows' training.
+        untold: Gives the flow that is told nothing; None leaves information out.
+        reason: Why information is left out.
+    """
+
+    interpreters: Mapping[str, Interpreter]
+    data: FeatureData
+    untold: Callable[[], ConditionalFlow] | None = None
+    reason: str = ""
 
 
 def profile(
@@ -131,49 +152,62 @@ def profile(
     if not layers or len(set(layers)) < len(layers):
         raise UserError("give one or more layers, each once, in the order from input to output")
     first = Representation(network, layers[0])
-    interpreters = fitted_layers(first, layers, autoencoder, images, held_out, folder, config)
-    code = interpreters[layers[0]].autoencoder
+    code = autoencoder_of(autoencoder)
     kept = DataConfig() if held_out is None else DataConfig(held_out=None)
     data = FeatureData(images, held_out, kept, progress=config.progress)
-    cuts = [each.representation for each in interpreters.values()]
-    data.prepare(cuts, code)
+    begun(first, code, data, config, folder)
+    interpreters = fitted_layers(first, layers, autoencoder, images, held_out, folder, config)
+    code = interpreters[layers[0]].autoencoder
+    data.prepare([each.representation for each in interpreters.values()], code)
+    fit = replace(config.fit(folder, False), data=kept)
+    untold = untold_flow(interpreters[layers[0]], data, fit, folder)
+    return measured(Subject(interpreters, data, untold), folder, config)
 
-    def untold() -> ConditionalFlow:
+
+def begun(
+    network: Representation, code: nn.Module, data: FeatureData, config: ProfileConfig, folder: Path
+) -> None:
+    """Reads which pictures there are, and refuses to go on with a profile of something else.
+
+    Raises:
+        UserError: The folder holds one.
+    """
+    if data.held_out_set is None:
+        data.read(int(code.image_size))  # type: ignore[arg-type]
+    pictures = "".join(_digest(each, config) for each in (*data.train_sets, data.held_out_set))
+    about = {
+        "network": network.at("input").fingerprint(),
+        "autoencoder": code.fingerprint(),  # type: ignore[operator]
+        "preset": config.preset,
+        "seed": str(config.seed),
+        "pictures": digest_of(pictures),
+    }
+    begin(folder, about)
+
+
+def untold_flow(
+    interpreter: Interpreter, data: FeatureData, fit: FitConfig, folder: Path
+) -> Callable[[], ConditionalFlow]:
+    """Gives the flow that is told nothing: read from the folder, or trained first, as the others were.
+
+    Args:
+        interpreter: Of any layer.
+        data: What the others were trained on.
+        fit: How they were trained.
+        folder: Of the profile.
+    """
+
+    def flow() -> ConditionalFlow:
         path = folder / UNTOLD
         if not path.is_file():
-            fit = config.fit(folder, False)
-            run = replace(fit.run, output=None)
-            save_flow(
-                train_flow(cuts[0], code, data, replace(fit, data=kept, run=run), conditional=False), path
-            )
-        return load_flow(path).to(accelerator(config.device)).eval()
+            cut, code, own = interpreter.representation, interpreter.autoencoder, copy(data)
+            own.prepare([cut], code)
+            one = replace(fit, run=replace(fit.run, output=None, resume=False))
+            print("one flow more is trained, which is told nothing", file=sys.stderr)
+            save_flow(train_flow(cut, code, own, one, conditional=False), path)
+        return load_flow(path).to(interpreter.device).eval()
 
-    return measured(interpreters, data.held_out_set, data.held_out_features, untold, folder, config)
-
-
-def drawn_pictures(seed: int) -> tuple[Shapes, Shapes]:
-    """Drawn pictures to train on, and others to keep out."""
-    return Shapes(DRAWN, seed=1000 + seed), Shapes(KEPT_OUT, seed=2 + seed)
-
-
-def profile_named(
-    network: str,
-    layers: Sequence[str] | None,
-    autoencoder: str,
-    images: Images,
-    output: str | os.PathLike[str],
-    *,
-    held_out: Images | None = None,
-    config: ProfileConfig = ProfileConfig(),
-) -> dict[str, Any]:
-    """`profile` of a network by name, by default at some layers along the way, and a table on stdout."""
-    chosen = list(layers) if layers else layers_worth_seeing(Representation.layers(network))
-    result = profile(network, chosen, autoencoder, images, output, held_out=held_out, config=config)
-    names = ("information", "variance_remaining", "faithfulness_cosine", "source_rank", "top1_agreement")
-    rows = [[layer, *(found.get(name) for name in names)] for layer, found in result["layers"].items()]
-    print(text_table(["layer", *(name.replace("_", " ") for name in names)], rows))
-    print(f"page: {Path(output) / PAGE}", file=sys.stderr)
-    return result
+    return flow
 
 
 def fitted_layers(
@@ -202,58 +236,38 @@ def fitted_layers(
     }
 
 
-def measured(
-    interpreters: Mapping[str, Interpreter],
-    pictures: Any,
-    features: Callable[[str], Features],
-    untold: Callable[[], ConditionalFlow] | None,
-    folder: Path,
-    config: ProfileConfig = ProfileConfig(),
-) -> dict[str, Any]:
+def measured(subject: Subject, folder: Path, config: ProfileConfig = ProfileConfig()) -> dict[str, Any]:
     """Measures interpreters of one network's layers; what was measured before is read.
 
     Args:
-        interpreters: By layer, from input to output, of one autoencoder.
-        pictures: Kept out of training.
-        features: Gives those of a layer.
-        untold: Gives the flow that is told nothing; None leaves information out.
+        subject: What is measured.
         folder: To write to.
         config: How closely to look.
     """
     started = time.monotonic()
-    order = list(interpreters)
-    shown: Any = limited(pictures, config.limit)
-    digest = identify(shown, config.progress).hashes.tobytes().hex()
+    order = list(subject.interpreters)
+    shown: Any = limited(subject.data.held_out_set, config.limit)
+    digest = _digest(shown, config)
     about = {
-        "network": interpreters[order[0]].representation.network_name,
+        "network": subject.interpreters[order[0]].representation.network_name,
         "layers_measured": order,
-        "pictures": int(features(order[0]).n),
+        "pictures": int(subject.data.held_out_features(order[0]).n),
         "pictures_sampled": len(shown),
         "samples_per_picture": config.n,
         "seed": config.seed,
         "second": config.second,
     }
-    key = json.dumps([about, digest, [each.representation.fingerprint() for each in interpreters.values()]])
+    key = json.dumps([about, digest, config.lpips, config.shown])
     about["same"] = digest_of(json.dumps([digest, config.n, config.seed]))
-    beside = _beside(shown, config)
-
-    @cache
-    def unconditional() -> Tensor:
-        assert untold is not None
-        return log_probs(untold(), features(order[0]), config.seed)
-
-    places = spread(config.shown, len(shown))
-    found: dict[str, LayerProfile] = {}
-    for layer in tqdm(order, desc="profile", unit="layer", disable=not config.progress, file=sys.stderr):
-        known = _read(folder, layer, key)
-        if known is None:
-            each = interpreters[layer]
-            told = None if untold is None else unconditional
-            sampling = Sampling(config.n, seed=config.seed)
-            known = profile_layer(each, shown, features(layer), order, told, sampling, beside, places)
-            _write(folder, layer, key, known)
-        found[layer] = known
-    result = {**about, **summary(found, order, config.seed), "seconds": round(time.monotonic() - started, 1)}
+    found = _found(subject, shown, key, folder, config)
+    result = {**about, **summary(found, order, config.seed)}
+    if subject.untold is None:
+        for numbers in result["layers"].values():
+            numbers |= missing("information", subject.reason)
+    if config.lpips is None:
+        for numbers in result["layers"].values():
+            numbers |= missing("variance_in_lpips", NO_LPIPS)
+    result["seconds"] = round(time.monotonic() - started, 1)
     with atomic(folder / PROFILE) as draft:
         draft.write_text(json.dumps(finite(result), indent=2) + "\n", encoding="utf-8")
     story = ProfileStory(
@@ -265,117 +279,65 @@ def measured(
     return result
 
 
+def _found(
+    subject: Subject, shown: Any, key: str, folder: Path, config: ProfileConfig
+) -> dict[str, LayerProfile]:
+    """What is found of each layer."""
+    order = list(subject.interpreters)
+    features = subject.data.held_out_features
+    beside = beside_of(shown, config.second, config.lpips, accelerator(config.device))
+
+    keys, known = {}, {}
+    for layer, each in subject.interpreters.items():
+        keys[layer] = json.dumps([key, each.representation.fingerprint(), state_digest(each.flow)])
+        known[layer] = known_layer(folder, layer, keys[layer])
+    told, readers = None, None
+    if None in known.values():
+        readers = readers_of(subject.interpreters, subject.data, config.seed, beside.reader is None)
+        if subject.untold is not None:
+            told = log_probs(subject.untold(), features(order[0]), config.seed)
+    beside = replace(beside, code_reader=None if readers is None else readers.code)
+    places, found = spread(config.shown, len(shown)), {}
+    for layer in tqdm(order, desc="profile", unit="layer", disable=not config.progress, file=sys.stderr):
+        of_layer = known[layer]
+        if of_layer is None:
+            each, sampling = subject.interpreters[layer], Sampling(config.n, seed=config.seed)
+            of_layer = profile_layer(each, shown, features(layer), order, told, sampling, beside, places)
+            if readers is not None:
+                of_layer = readers.added(of_layer, each.representation)
+            write_layer(folder, layer, keys[layer], of_layer)
+        found[layer] = of_layer
+    return found
+
+
+def _digest(pictures: Any, config: ProfileConfig) -> str:
+    """What pictures these are, by content."""
+    return identify(pictures, config.progress).hashes.tobytes().hex()
+
+
 def summary(found: Mapping[str, LayerProfile], order: Sequence[str], seed: int) -> dict[str, Any]:
     """The numbers of all layers, the matrix of faithfulness, and where information seems to grow."""
     layers: dict[str, dict[str, Any]] = {}
     matrix: dict[str, dict[str, Any]] = {}
+    readable: dict[str, Any] = {}
     for layer in order:
-        factors: dict[str, Any] = {}
+        groups: dict[str, dict[str, Any]] = {"factors": {}, "probe": {}}
         layers[layer], matrix[layer] = {}, {}
         for name, table in found[layer].tables.items():
-            if name.startswith("at "):
-                other = name.split(" ")[1]
-                matrix[layer] |= table.told(other, seed)
-            elif name.startswith("factor "):
-                factors |= table.told(name.removeprefix("factor "), seed)
+            kind, _, rest = name.partition(" ")
+            if kind == "at":
+                matrix[layer] |= table.told(rest.split(" ")[0], seed)
+            elif kind == "readable":
+                readable |= table.told(rest, seed)
+                if f"factor {rest}" not in found[layer].tables:
+                    groups["factors"] |= missing(rest, NOT_READ)
+            elif kind in ("factor", "probe"):
+                groups["factors" if kind == "factor" else kind] |= table.told(rest, seed)
             else:
                 layers[layer] |= table.told(name, seed)
-        if factors:
-            layers[layer]["factors"] = factors
+        layers[layer] |= {name: each for name, each in groups.items() if each}
     bits = {
         layer: found[layer].tables["information"] for layer in order if "information" in found[layer].tables
     }
     grown = violations(bits, order, seed) if len(bits) == len(order) else []
-    return {"layers": layers, "matrix": matrix, "violations": grown}
-
-
-def _beside(shown: Any, config: ProfileConfig) -> Beside:
-    distances: dict[str, Any] = {}
-    if config.second is not None:
-        network, _, layer = config.second.rpartition(":")
-        second = Representation(network, layer).to(accelerator(config.device))
-        distances[f"variance_in_{second.network_name}_{layer}"] = InFeatures(second)
-    source, places = shown, None
-    while hasattr(source, "dataset"):
-        places = list(source.indices) if places is None else [source.indices[k] for k in places]
-        source = source.dataset
-    if isinstance(source, Shapes):
-        reader = load_readers(zoo.fetch(READERS))["reader"].to(accelerator(config.device))
-        return Beside(distances, reader, source.factors(range(len(source)) if places is None else places))
-    return Beside(distances)
-
-
-def digest_of(text: str) -> str:
-    """A short hash."""
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _write(folder: Path, layer: str, key: str, found: LayerProfile) -> None:
-    from safetensors.torch import save_file
-
-    path = _place(folder, PICTURES, layer)
-    with atomic(path) as draft:
-        own, mean = found.maps
-        tensors = {"pictures": found.pictures, "maps": own.float(), "map": mean.float()}
-        save_file({name: each.contiguous() for name, each in tensors.items()}, draft)
-    marked = {**found.tables, f"key {digest_of(key)}": Table(torch.zeros(1, 1))}
-    save_tables(marked, _place(folder, TABLES, layer))
-
-
-def _read(folder: Path, layer: str, key: str) -> LayerProfile | None:
-    path = _place(folder, TABLES, layer)
-    if not path.is_file():
-        return None
-    try:
-        tables = load_tables(path)
-        state, _ = read_state_dict(_place(folder, PICTURES, layer))
-    except UserError:
-        return None
-    if f"key {digest_of(key)}" not in tables:
-        return None
-    return _profile(tables, state)
-
-
-def read_layer(folder: Path, layer: str) -> LayerProfile:
-    """What was found of one layer of a finished profile.
-
-    Raises:
-        UserError: It is missing or damaged.
-    """
-    tables = load_tables(_place(folder, TABLES, layer))
-    state, _ = read_state_dict(_place(folder, PICTURES, layer))
-    try:
-        return _profile(tables, state)
-    except KeyError:
-        raise UserError(f"the pictures of {str(folder)!r} are damaged; profile again") from None
-
-
-def _profile(tables: Mapping[str, Table], state: Mapping[str, Tensor]) -> LayerProfile:
-    own = {name: table for name, table in tables.items() if not name.startswith("key ")}
-    return LayerProfile(own, state["pictures"], (state["maps"], state["map"]))
-
-
-def _place(folder: Path, kind: str, layer: str) -> Path:
-    return folder / kind / f"{layer.replace('#', '_').replace('/', '_')}.safetensors"
-
-
-def save_flow(flow: ConditionalFlow, path: Path) -> None:
-    """Writes a flow alone."""
-    from safetensors.torch import save_file
-
-    state = {name: each.detach().cpu().contiguous() for name, each in flow.state_dict().items()}
-    with atomic(path) as draft:
-        save_file(state, draft, metadata={"flow": json.dumps(flow.spec())})
-
-
-def load_flow(path: Path) -> ConditionalFlow:
-    """The flow that `save_flow` wrote.
-
-    Raises:
-        UserError: The file is damaged.
-    """
-    state, metadata = read_state_dict(path)
-    try:
-        return ConditionalFlow.restored(json.loads(metadata["flow"]), state)
-    except (KeyError, ValueError, TypeError):
-        raise UserError(f"{str(path)!r} is damaged; delete it and repeat the command") from None
+    return {"layers": layers, "matrix": matrix, "violations": grown, "readable": readable}

@@ -8,59 +8,55 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 from tqdm import tqdm
 
 from invariances import zoo
 from invariances.data.datasets import images_at, tell
 from invariances.data.images import spread
 from invariances.data.shapes import Shapes, draw
-from invariances.evaluation.classes import classes_of
-from invariances.evaluation.factors import KeptFactors, kept_by_probe
-from invariances.evaluation.faithfulness import Faithfulness
-from invariances.evaluation.invariance import variance
-from invariances.evaluation.likelihood import bits_per_dim
-from invariances.evaluation.looking import Accumulator, Sampling, look
 from invariances.evaluation.numbers import finite
+from invariances.experiments.imagined import imagined
+from invariances.experiments.texture_bias import conflict_pictures
 from invariances.flow.config import FlowConfig
 from invariances.interpreter import Interpreter
-from invariances.recipes.budget import Work, affordable_steps
+from invariances.recipes.budget import Work, affordable_steps, precision
+from invariances.recipes.own_photos import HELD_OUT, SAMPLES, fit_photos
 from invariances.recipes.processes import in_processes
+from invariances.recipes.quickstart_measures import CACHE, CUE_LAYER, CUE_NETWORK, Measures
 from invariances.recipes.worlds import World, layers_worth_seeing, own_world
-from invariances.report.quickstart_page import CueStory, Story, write_page
+from invariances.report.quickstart_page import CueStory, PhotoStory, Story, write_opening, write_page
 from invariances.representation.representation import Representation
+from invariances.system.checks import number
 from invariances.system.errors import UserError
-from invariances.system.files import atomic, check_writable
-from invariances.system.machine import accelerator, bfloat16, cores
+from invariances.system.files import atomic, check_writable, new_folder
+from invariances.system.machine import accelerator, cores
 from invariances.system.seeds import seeded
 from invariances.training.config import (
-    CacheConfig,
     DataConfig,
     FitConfig,
     LearningConfig,
-    Precision,
     RunConfig,
 )
 from invariances.training.data import FeatureData
-from invariances.training.fit import fit_layers, latent_shape
-from invariances.zoo.factor_reader import FactorReader, load_readers
+from invariances.training.fit import fit_layers
+from invariances.training.new_flow import latent_shape
+from invariances.zoo.interpreters import knows
 
-NETWORK, AUTOENCODER, READERS = "shapes_shape", "shapes_vae", "shapes_reader"
+NETWORK, AUTOENCODER = "shapes_shape", "shapes_vae"
 LAYERS = ("stage2", "stage3", "pool", "softmax")
-CUE_NETWORK, CUE_LAYER = "shapes_cue", "stage3"
-"""The network that saw shape and texture agree, and the layer that is sampled; its logits are only probed."""
 PAGE, SUMMARY, RUNS = "index.html", "summary.json", "runs"
-CACHE = CacheConfig(batch_size=128)
 LOOKING = 0.15
 """Share of the time left for looking at samples."""
 SHOWN, SHOWN_SAMPLES = 6, 6
-SEEN = ("faithfulness_cosine", "top1_agreement")
+PHOTOS, PHOTO_SAMPLES = "photos64", 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,6 @@ class Effort:
         held_out: pictures that numbers are measured on.
         samples: per picture that is measured.
         processes: flows that train at once; at most as many as there are cores.
-        autoencoder_steps: own photos only.
         classifier_steps: own photos only.
     """
 
@@ -86,8 +81,13 @@ class Effort:
     held_out: int = 320
     samples: int = 4
     processes: int = 2
-    autoencoder_steps: int = 3000
     classifier_steps: int = 600
+
+    def __post_init__(self) -> None:
+        if self.minutes is not None:
+            number("minutes", self.minutes, 0.2, 100_001)
+        for name, least in {"pictures": 1, "held_out": 2, "samples": 1}.items():
+            number(name, getattr(self, name), least, whole=True)
 
 
 def quickstart(
@@ -104,17 +104,15 @@ def quickstart(
 
     Args:
         output: folder to write to; each layer's run lies there too.
-        images: a folder of one's own photos in place of drawn pictures. An autoencoder is trained on them; folders
-            per class inside of it also give the classifier.
+        images: folder of one's own photos in place of drawn pictures; class folders in it give the classifier.
         network: whose layers; by default the shipped shape classifier, or the one trained on the photos.
-        layers: names, from the input to the output; by default some along the way.
-        effort: how long to train and how much to measure.
+        layers: names, from input to output; by default some along the way.
+        effort: how long to train, and how much to measure.
         seed: of everything.
         progress: bars on stderr.
 
     Returns:
-        What `summary.json` holds: `seconds`, and for each layer nll_bits_per_dim, faithfulness_cosine,
-        top1_agreement, variance_remaining, and on drawn pictures `factors` and `probe`, kept shares by factor.
+        What `summary.json` holds; its numbers are defined in docs/numbers.md.
 
     Raises:
         UserError: folder, network or layers cannot be used; a flat folder of photos comes without `network`.
@@ -122,52 +120,66 @@ def quickstart(
     started = time.monotonic()
     folder = Path(output)
     check_writable(folder)
-    # the classifier of own photos has the layers of the shipped one
-    shapes = Representation.layers(network or NETWORK)
     usual = images is None and network is None and layers is None
-    chosen = chosen_layers(layers, shapes, network or NETWORK, usual)
+    chosen = chosen_layers(layers, network or NETWORK, usual)
+    photos = photo_story(folder / PAGE, seed) if usual else None
+    deadline = None if effort.minutes is None else started + 60 * effort.minutes
     if images is None:
-        drawn = Shapes(effort.pictures, seed=1000 + seed), Shapes(effort.held_out, seed=2)
-        world = World(*drawn, AUTOENCODER, network or NETWORK)
+        world = drawn_world(network or NETWORK, effort, seed)
+        cuts = [(world.network, layer) for layer in chosen] + [(CUE_NETWORK, CUE_LAYER)] * usual
+        folders, steps = fit_all(world, cuts, folder / RUNS, effort, deadline, seed, progress)
+        measures = Measures(world.held_out, effort.samples, seed)
     else:
         world = own_world(images, folder, network, effort, seed, progress)
-    cuts = [(world.network, layer) for layer in chosen] + ([(CUE_NETWORK, CUE_LAYER)] if usual else [])
-    deadline = None if effort.minutes is None else time.monotonic() + 60 * effort.minutes
-    if images is None and effort.minutes is not None:
-        deadline = started + 60 * effort.minutes
-    folders, steps = fit_all(world, cuts, folder / RUNS, effort, deadline, seed, progress)
-    fitted = {cut: interpreter_of(each) for cut, each in folders.items()}
-    looked = {layer: fitted[world.network, layer] for layer in chosen}
-    look = _Look(world.held_out, effort.samples, seed)
+        folders, steps = fit_photos(world, chosen, folder / RUNS, effort, deadline, seed, progress)
+        measures = Measures(Subset(world.held_out, spread(HELD_OUT, len(world.held_out))), SAMPLES, seed)
+    own = [folders[world.network, layer] for layer in chosen]
+    looked = {layer: interpreter_of(run, layer) for layer, run in zip(chosen, own)}
     summary: dict[str, Any] = {
         "network": looked[chosen[0]].representation.network_name,
-        "autoencoder": AUTOENCODER if images is None else str(folder / "autoencoder"),
-        "images": "Shapes" if images is None else str(images),
+        "autoencoder": world.autoencoder,
+        "images": str(images or "Shapes"),
         "steps": steps,
-        "layers": {},
+        "layers": measured(looked, measures, own, progress),
     }
-    for layer in tqdm(chosen, desc="looking at samples", unit="layer", disable=not progress):
-        summary["layers"][layer] = {**look.numbers(looked[layer]), "run": str(folders[world.network, layer])}
-    story = told(summary, looked, _shown(world.held_out, SHOWN, seed), seed)
+    story = told(summary, looked, _shown(world.held_out, SHOWN, seed), photos, seed)
     if usual:
-        cue = fitted[CUE_NETWORK, CUE_LAYER]
-        summary["cue"] = look.cue(cue)
+        cue = interpreter_of(folders[CUE_NETWORK, CUE_LAYER], CUE_LAYER)
+        summary["cue"] = measures.cue(cue)
         story.cue = cue_story(cue, looked[CUE_LAYER], seed)
     summary["seconds"] = round(time.monotonic() - started, 1)
-    with atomic(folder / SUMMARY) as draft:
-        draft.write_text(json.dumps(finite(summary), indent=2) + "\n", encoding="utf-8")
-    write_page(story, folder / PAGE)
+    write(story, folder)
     return summary
 
 
-def chosen_layers(
-    layers: Sequence[str] | None, shapes: Mapping[str, Sequence[int]], network: str, usual: bool
-) -> list[str]:
-    """The layers to look at.
+def measured(
+    looked: Mapping[str, Interpreter], measures: Measures, folders: Sequence[Path], progress: bool
+) -> dict[str, dict[str, Any]]:
+    """All numbers of each layer, and its run's folder."""
+    bar = tqdm(looked.items(), desc="looking at samples", unit="layer", disable=not progress)
+    return {layer: {**measures.numbers(each), "run": str(run)} for (layer, each), run in zip(bar, folders)}
+
+
+def drawn_world(network: str, effort: Effort, seed: int) -> World:
+    """A shipped network's drawn pictures."""
+    training, held_out = Shapes(effort.pictures, seed=1000 + seed), Shapes(effort.held_out, seed=2)
+    return World(training, held_out, AUTOENCODER, network)
+
+
+def write(story: Story, folder: Path) -> None:
+    """The page, and its numbers beside it."""
+    with atomic(folder / SUMMARY) as draft:
+        draft.write_text(json.dumps(finite(story.summary), indent=2) + "\n", encoding="utf-8")
+    write_page(story, folder / PAGE)
+
+
+def chosen_layers(layers: Sequence[str] | None, network: str, usual: bool) -> list[str]:
+    """The layers to look at; the classifier of own photos has those of the shipped one.
 
     Raises:
         UserError: One is unknown, or named twice.
     """
+    shapes = Representation.layers(network)
     for layer in layers or ():
         if layer not in shapes:
             raise UserError(
@@ -200,17 +212,14 @@ def fit_all(
         seed: of everything.
         progress: bars on stderr.
     """
-    code = (
-        zoo.load_autoencoder(world.autoencoder) if isinstance(world.autoencoder, str) else world.autoencoder
-    )
+    code = zoo.load_autoencoder(world.autoencoder)
     taps = cached(world, cuts, code.to(accelerator("auto")), progress)
     home = accelerator("auto")
     processes = min(effort.processes, cores(), len(cuts)) if home.type == "cpu" else 1
-    learning = world.learning(effort.learning)
-    flows = {cut: world.flow(tap.shape, effort.flow) for cut, tap in taps.items()}
+    learning = effort.learning
     if deadline is not None:
         seconds = (1 - LOOKING) * (deadline - time.monotonic())
-        works = [Work(flows[cut], latent_shape(code), tuple(tap.shape)) for cut, tap in taps.items()]
+        works = [Work(effort.flow, latent_shape(code), tuple(tap.shape)) for tap in taps.values()]
         learning = replace(learning, steps=affordable_steps(works, learning, seconds, processes))
         tell(
             f"quickstart: {learning.steps} steps for each of {len(cuts)} flows, as many as this machine does in time"
@@ -218,7 +227,7 @@ def fit_all(
     every = learning.steps
     jobs, folders = [], {}
     for cut, tap in taps.items():
-        folders[cut] = _new_folder(runs / f"{tap.network_name}_{tap.layer}")
+        folders[cut] = new_folder(runs / f"{tap.network_name}_{tap.layer}")
         run = RunConfig(
             str(folders[cut]),
             seed=seed,
@@ -227,7 +236,7 @@ def fit_all(
             checkpoint_every=every,
             samples_every=every,
         )
-        config = FitConfig(flow=flows[cut], learning=learning, cache=CACHE, run=run)
+        config = FitConfig(flow=effort.flow, learning=learning, cache=CACHE, run=run)
         job = {"network": cut[0], "layers": [cut[1]], "autoencoder": world.autoencoder, "config": config}
         jobs.append({**job, "images": world.training, "held_out": world.held_out})
     if processes > 1:
@@ -238,14 +247,9 @@ def fit_all(
     return folders, learning.steps
 
 
-def precision() -> Precision:
-    """Of bfloat16 where the device computes in it."""
-    return "bf16-mixed" if accelerator("auto").type == "cuda" or bfloat16() else "32-true"
-
-
-def interpreter_of(folder: Path) -> Interpreter:
+def interpreter_of(folder: Path, layer: str) -> Interpreter:
     """A run's, on the accelerator where there is one."""
-    interpreter = Interpreter.load(folder).to(accelerator("auto"))
+    interpreter = Interpreter.load(folder, layer=layer).to(accelerator("auto"))
     interpreter.precision = precision()
     return interpreter
 
@@ -270,99 +274,42 @@ def _fitted(**job: Any) -> dict[str, Tensor]:
     return {}
 
 
-def _new_folder(wanted: Path) -> Path:
-    folder, number = wanted, 1
-    while folder.exists():
-        number += 1
-        folder = wanted.with_name(f"{wanted.name}_{number}")
-    return folder
+def photo_story(page: Path, seed: int) -> PhotoStory | None:
+    """What the shipped flow of real photos shows, on the page before anything is trained.
 
-
-class _Look:
-    """All numbers of quickstart's page, of one interpreter after the other, on the same pictures kept out.
-
-    Args:
-        held_out: the pictures.
-        samples: per picture.
-        seed: of the samples.
+    None where its weights are not installed.
     """
-
-    def __init__(self, held_out: Any, samples: int, seed: int) -> None:
-        self.held_out, self.samples, self.seed = held_out, samples, seed
-        self.drawn = isinstance(held_out, Shapes)
-        self.readers = load_readers(zoo.fetch(READERS)) if self.drawn else {}
-        self.truth = held_out.factors(range(len(held_out))) if self.drawn else {}
-
-    def numbers(self, interpreter: Interpreter) -> dict[str, Any]:
-        """Likelihood, remaining variance, faithfulness; on drawn pictures what samples and a probe keep of factors."""
-        cut = interpreter.representation
-        data = FeatureData(self.held_out, self.held_out, cache=CACHE, precision=precision(), progress=False)
-        data.prepare([cut], interpreter.autoencoder, training=False)
-        features = data.held_out_features(cut.layer)
-        found: dict[str, Any] = {
-            "nll_bits_per_dim": bits_per_dim(interpreter.flow, features),
-            "variance_remaining": variance(interpreter.flow, features, n=8, seed=self.seed)[
-                "variance_remaining"
-            ],
-        }
-        if not self.drawn:
-            seen = self._seen(interpreter)
-            return found | {name: seen[name] for name in SEEN}
-        factors, seen = self.sampled(interpreter, self.truth)
-        found |= {**seen, "factors": factors}
-        probe = self.readers.get(f"{cut.network_name}/{cut.layer}")
-        if probe is not None:
-            found["probe"] = self.probed(cut, self.truth)
-        return found
-
-    def _seen(self, interpreter: Interpreter, *more: Accumulator) -> dict[str, Any]:
-        classes = classes_of(interpreter.representation)
-        measures = [Faithfulness(len(self.held_out), self.samples, classes, seed=self.seed), *more]
-        sampling = Sampling(self.samples, seed=self.seed, batch_size=32)
-        return look(interpreter, self.held_out, measures, sampling)
-
-    def sampled(
-        self, interpreter: Interpreter, truth: Mapping[str, Tensor]
-    ) -> tuple[dict[str, float], dict[str, Any]]:
-        """Share of every factor that samples keep (see `kept_by_samples`), and how the network sees the samples."""
-        kept = KeptFactors(self.readers["reader"], dict(truth), self.samples, self.seed)
-        seen = self._seen(interpreter, kept)
-        return seen["factors"], {name: seen[name] for name in SEEN}
-
-    @torch.inference_mode()
-    def probed(self, cut: Representation, truth: Mapping[str, Tensor]) -> dict[str, float]:
-        """Share of every factor that the shipped probe of this layer finds in it; see `kept_by_probe`."""
-        probe: FactorReader = self.readers[f"{cut.network_name}/{cut.layer}"]
-        return kept_by_probe(torch.cat([probe(cut(images).cpu()) for images in self._images()]), truth)
-
-    def _images(self) -> Iterator[Tensor]:
-        return map(self.held_out.images, torch.split(torch.arange(len(self.held_out)), 64))
-
-    def cue(self, interpreter: Interpreter) -> dict[str, Any]:
-        """Which cue the network took that saw shape and texture agree: by samples, probes and conflicting pictures."""
-        truth = {name: self.truth[name] for name in ("shape", "texture")}
-        cut = interpreter.representation
-        conflict = cue_conflict(zoo.load(CUE_NETWORK))
-        shape, texture = conflict["shape"], conflict["texture"]
-        return {
-            "network": CUE_NETWORK,
-            "layers": {
-                CUE_LAYER: {"factors": self.sampled(interpreter, truth)[0], "probe": self.probed(cut, truth)},
-                "logits": {"probe": self.probed(cut.at("logits"), truth)},
-            },
-            "conflict": conflict,
-            "took": "shape" if shape > 2 * texture else "texture" if texture > 2 * shape else "both",
-        }
+    if not knows(PHOTOS):
+        return None
+    interpreter = Interpreter.load(PHOTOS).to(accelerator("auto"))
+    interpreter.precision = precision()
+    pictures, names = imagined(interpreter, SHOWN, seed)
+    samples = {
+        layer: interpreter.sample(
+            pictures, PHOTO_SAMPLES, generator=seeded("photos", seed), layer=layer
+        ).cpu()
+        for layer in interpreter.layers
+    }
+    story = PhotoStory(interpreter.representation.network_name, pictures, names, samples)
+    write_opening(story, page)
+    tell(f"quickstart: {page} shows what {story.network} sees in pictures of animals; drawn shapes are next")
+    return story
 
 
-def told(summary: dict[str, Any], looked: Mapping[str, Interpreter], pictures: Tensor, seed: int) -> Story:
+def told(
+    summary: dict[str, Any],
+    looked: Mapping[str, Interpreter],
+    pictures: Tensor,
+    photos: PhotoStory | None,
+    seed: int,
+) -> Story:
     """What the page tells: the same pictures through each layer."""
     first = next(iter(looked.values()))
     samples = {
         layer: each.sample(pictures, SHOWN_SAMPLES, generator=seeded("page", seed)).cpu()
         for layer, each in looked.items()
     }
-    return Story(summary, pictures, first.reconstruct(pictures).cpu(), samples)
+    return Story(summary, pictures, first.reconstruct(pictures).cpu(), samples, photos=photos)
 
 
 def cue_story(cue: Interpreter, other: Interpreter, seed: int) -> CueStory:
@@ -375,29 +322,6 @@ def cue_story(cue: Interpreter, other: Interpreter, seed: int) -> CueStory:
         for each in (cue, other)
     }
     return CueStory(pictures, cue.reconstruct(pictures).cpu(), drawn)
-
-
-def conflicting(n: int, seed: int = 3) -> tuple[Shapes, Tensor]:
-    """A world and the indices of its first `n` pictures whose shape and texture name different classes."""
-    world = Shapes(4 * n, seed=seed)
-    factors = world.factors(range(4 * n))
-    return world, (factors["shape"] != factors["texture"]).nonzero()[:n, 0]
-
-
-@torch.inference_mode()
-def cue_conflict(network: nn.Module, n: int = 1000) -> dict[str, float]:
-    """Where shape and texture say different classes: how often the network follows which, or neither."""
-    world, indices = conflicting(n)
-    factors = world.factors(indices)
-    classes = torch.cat([network(world.images(part)).argmax(1) for part in torch.split(indices, 250)])
-    followed = {name: float((classes == factors[name]).double().mean()) for name in ("shape", "texture")}
-    return {**followed, "neither": 1 - sum(followed.values())}
-
-
-def conflict_pictures(n: int) -> Tensor:
-    """Pictures (n, 3, 64, 64) whose shape and texture name different classes."""
-    world, indices = conflicting(n)
-    return world.images(indices)
 
 
 def _shown(held_out: Any, n: int, seed: int) -> Tensor:

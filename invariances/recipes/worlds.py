@@ -1,40 +1,33 @@
-"""Quickstart on one's own photos: the autoencoder and, from class folders, the classifier that it needs."""
+"""What quickstart looks at on one's own photos: which are kept out, and from class folders a classifier."""
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from invariances.autoencoder.vae import VAE
-from invariances.data.images import ImageFolder, from_uint8
-from invariances.flow.config import FlowConfig
+from invariances.data.datasets import tell
+from invariances.data.images import ImageFolder
 from invariances.representation.representation import Representation
 from invariances.system.cost import flops
 from invariances.system.errors import UserError
 from invariances.system.machine import bfloat16
-from invariances.training.autoencoder import fit_autoencoder
-from invariances.training.autoencoder_config import Objective, Schedule
 from invariances.training.classifier import Lesson, train_classifier
-from invariances.training.config import LearningConfig, RunConfig
 from invariances.zoo.small_resnet import save_classifier
 
 if TYPE_CHECKING:
     from invariances.recipes.quickstart import Effort
 
 
-SIZE, LATENTS, BATCH = 64, 128, 32
+SIZE, AUTOENCODER = 64, "photos64_ae"
+MOST_HELD_OUT = 320
 MOST_VALUES = 40_000
 MOST_CROPS, MOST_FLOPS = 48, 20e12
 """At most so many crops of a photo; and of all photos as the network sees in some five minutes of two cores."""
-WEIGHT_DECAY = 1.0
-"""Of the flows of own photos: crops of a few hundred are learnt by heart with less."""
 _STAGES = ("stage", "layer", "blocks", "features")
 
 
@@ -45,42 +38,26 @@ class World:
     Attributes:
         training: a data set.
         held_out: another one.
-        autoencoder: its name, or the module.
+        autoencoder: its name.
         network: its name.
-        photos: whether these are a user's few photos and no drawn pictures without end.
     """
 
     training: Any
     held_out: Any
-    autoencoder: str | nn.Module
+    autoencoder: str
     network: str
-    photos: bool = False
-
-    def flow(self, shape: Sequence[int], config: FlowConfig) -> FlowConfig:
-        """The flow for a representation of this shape.
-
-        A network that knows its few photos by heart gives others vectors unlike any that a regression has seen, so
-        that vectors of photos have the published embedder.
-        """
-        if self.photos and len(shape) == 1:
-            return replace(config, embedder=FlowConfig.published().embedder)
-        return config
-
-    def learning(self, config: LearningConfig) -> LearningConfig:
-        """How the flows learn."""
-        return replace(config, weight_decay=WEIGHT_DECAY) if self.photos else config
 
 
 def own_world(
     images: str | Path, folder: Path, network: str | None, effort: Effort, seed: int, progress: bool
 ) -> World:
-    """Train what is missing on a folder of photos; says beforehand, on stderr, how long that will take.
+    """A folder of photos, some kept out, and a network that looks at them; class folders give one where none is named.
 
-    Where photos are few, several random crops of each are trained on, here and by the flows.
+    Where photos are few, several random crops of each are trained on, here and by the flow.
 
     Args:
         images: the folder; folders per class in it give the classifier.
-        folder: where the autoencoder and the classifier are written to.
+        folder: where the classifier is written to.
         network: name of a network to look into instead.
         effort: steps.
         seed: of split, weights and batches.
@@ -95,49 +72,29 @@ def own_world(
             f"{images} has no folders per class to train a classifier on; name a network with --network, "
             "for example --network resnet50"
         )
-    training, held_out = photos.split(min(0.1, effort.held_out / len(photos)), seed=seed)
+    training, held_out = photos.split(min(0.1, MOST_HELD_OUT / len(photos)), seed=seed)
     views = crops_of_each(len(training), effort.pictures, network)
     if views > 1:
         training = training.cropped(views)
-    pictures, kept_out = training.tensor(), held_out.tensor()
-    torch.manual_seed(seed)
-    vae = VAE(SIZE, min(LATENTS, len(pictures)), width=32, max_width=192)
-    seconds = effort.autoencoder_steps * seconds_per_step(vae, pictures)
-    print(
-        f"quickstart: the autoencoder learns {len(training.paths)} pictures"
-        f"{f', {views} random crops of each,' if views > 1 else ''} in {effort.autoencoder_steps} steps, "
-        f"about {max(1, round(seconds / 60))} min on this machine; then come the flows",
-        file=sys.stderr,
-    )
-    eyes: list[Any] = []
+        tell(f"quickstart: {len(training.paths)} pictures, {views} random crops of each")
     if network is None:
-        classifier = train_classifier(
-            pictures.permute(0, 3, 1, 2).contiguous(),
-            torch.tensor(training.labels).repeat_interleave(views),
-            classes=training.classes,
-            lesson=Lesson(effort.classifier_steps, 64, flip=True, half=bfloat16(), seed=seed),
-            progress=progress,
-            description=f"classifier of {len(training.classes)} classes",
-        )
-        kept = save_classifier(classifier, folder / f"{Path(images).resolve().name}_classifier.safetensors")
-        network = str(kept)
-        eyes = [Representation.many(network, ["stage1", "stage2"])]
-    vae = fit_autoencoder(
-        pictures,
-        kept_out,
-        vae=vae,
-        perceptual=eyes,
-        objective=Objective(perceptual=0.05, kl=1e-5, adversarial=0.0),
-        schedule=Schedule(steps=effort.autoencoder_steps, batch_size=BATCH, shift=0),
-        run=RunConfig(
-            str(folder / "autoencoder"),
-            seed=seed,
-            precision="bf16-mixed" if bfloat16() else "32-true",
-            checkpoint_every=max(1, effort.autoencoder_steps // 4),
-            progress=progress,
-        ),
+        path = folder / f"{Path(images).resolve().name}_classifier.safetensors"
+        network = _classifier(path, training, effort, seed, progress)
+    return World(training, held_out, AUTOENCODER, network)
+
+
+def _classifier(path: Path, training: ImageFolder, effort: Effort, seed: int, progress: bool) -> str:
+    """A classifier of the photos by their class folders, saved; its path."""
+    pictures = training.tensor()
+    classifier = train_classifier(
+        pictures.permute(0, 3, 1, 2).contiguous(),
+        torch.tensor(training.labels).repeat_interleave(len(pictures) // len(training.labels)),
+        classes=training.classes,
+        lesson=Lesson(effort.classifier_steps, 64, flip=True, half=bfloat16(), seed=seed),
+        progress=progress,
+        description=f"classifier of {len(training.classes)} classes",
     )
-    return World(training, held_out, vae, network, photos=True)
+    return str(save_classifier(classifier, path))
 
 
 def crops_of_each(photos: int, wanted: int, network: str | nn.Module | None) -> int:
@@ -147,20 +104,6 @@ def crops_of_each(photos: int, wanted: int, network: str | nn.Module | None) -> 
         cut = Representation(network, list(Representation.layers(network))[-1])
         most = min(most, int(MOST_FLOPS / (flops(cut, torch.zeros(1, 3, SIZE, SIZE)) * photos)))
     return max(1, most)
-
-
-def seconds_per_step(vae: VAE, pictures: Tensor, steps: int = 3) -> float:
-    """How long one training step of the autoencoder takes here, measured on `steps` of them."""
-    images = from_uint8(pictures[:BATCH])
-    started = 0.0
-    for step in range(steps + 1):
-        if step == 1:
-            started = time.monotonic()  # the first one warms up
-        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16()):
-            loss = (vae.decoder(vae.encode(images).sample()) - images).abs().mean()
-        loss.backward()
-        vae.zero_grad(set_to_none=True)
-    return 1.15 * (time.monotonic() - started) / steps
 
 
 def layers_worth_seeing(shapes: Mapping[str, Sequence[int]], count: int = 4) -> list[str]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from invariances.report.html import page, paragraph, save_page
 from invariances.report.marks import data_image, dots, shown, strip
-from invariances.report.profile_page import CHARTS, SCRIPT, STYLE
+from invariances.report.profile_page import CHARTS, SCRIPT, STYLE, VARIANCE, chart_of
 
 
 @dataclass
@@ -55,7 +55,7 @@ def difference_charts(layers: Mapping[str, Mapping[str, Any]]) -> str:
     """One small chart per number that both have."""
     order = list(layers)
     names = list(dict.fromkeys(name for each in layers.values() for name in each))
-    wanted = [name for name in names if name in CHARTS or name.startswith("factor ")]
+    wanted = [name for name in names if name in CHARTS or name.startswith(("factor ", "probe ", VARIANCE))]
     parts = []
     for name in wanted:
         found = [layers[layer].get(name, {}) for layer in order]
@@ -66,10 +66,10 @@ def difference_charts(layers: Mapping[str, Mapping[str, Any]]) -> str:
             [each.get("difference_interval") for each in found],
             marked=marked,
         )
-        title = (
-            CHARTS[name][0] if name in CHARTS else name.removeprefix("factor ").replace("_", " ") + " kept"
-        )
-        parts.append(f"<figure>{chart}<figcaption><b>{html.escape(title)}</b></figcaption></figure>")
+        kind, _, rest = name.partition(" ")
+        words = {"factor": "{} kept", "probe": "{} as a probe reads it"}.get(kind)
+        title = chart_of(name)[0] if words is None else words.format(rest.replace("_", " "))
+        parts.append(f"<figure><b>{html.escape(title)}</b>{chart}</figure>")
     return f'<div class="charts">{"".join(parts)}</div>'
 
 

@@ -33,6 +33,7 @@ def dots(
     intervals: Sequence[Sequence[float] | None],
     limits: tuple[float, float] | None = None,
     marked: Sequence[str] = (),
+    rings: Sequence[float | None] = (),
 ) -> str:
     """One dot per name with its interval as a bar; each tells its numbers under the pointer.
 
@@ -42,6 +43,7 @@ def dots(
         intervals: [low, high] of each.
         limits: Of the vertical axis; by default those of the data.
         marked: Names whose dots are orange.
+        rings: Further values, one per name, drawn hollow: what a probe says.
     """
     low, high = limits or _limits(values, intervals)
     span = (high - low) or 1.0
@@ -69,19 +71,31 @@ def dots(
             continue
         colour = ORANGE if name in marked else BLUE
         points.append(f"{x:.1f},{y(value):.1f}")
-        bar = ""
-        if interval is not None:
-            ends = f'y1="{y(interval[0]):.1f}" y2="{y(interval[1]):.1f}"'
-            bar = (
-                f'<line x1="{x:.1f}" x2="{x:.1f}" {ends} stroke="{colour}" stroke-width="2.5" opacity=".55"/>'
-            )
+        bar = "" if interval is None else _bar(x, y(interval[0]), y(interval[1]), colour)
         hint = html.escape(f"{name}: {shown(value, interval, 3)}")
         parts.append(
             f'<g>{bar}<circle cx="{x:.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/><title>{hint}</title></g>'
         )
+    for k, (name, value) in enumerate(zip(names, rings)):
+        if value is not None:
+            parts.append(
+                _ring(_LEFT + step * (k + 0.5), y(value), f"{name}, probe: {shown(value, digits=3)}")
+            )
     if len(points) > 1:
         parts.insert(1, f'<polyline points="{" ".join(points)}" fill="none" stroke="{BLUE}" opacity=".35"/>')
     return "".join([*parts, "</svg>"])
+
+
+def _bar(x: float, low: float, high: float, colour: str) -> str:
+    ends = f'x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"'
+    return f'<line {ends} stroke="{colour}" stroke-width="2.5" opacity=".55"/>'
+
+
+def _ring(x: float, y: float, hint: str) -> str:
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5.5" fill="transparent" stroke="{ORANGE}" stroke-width="1.5">'
+        f"<title>{html.escape(hint)}</title></circle>"
+    )
 
 
 def _limits(

@@ -17,8 +17,8 @@ from invariances.report.marks import data_image, dots, heat, overlaid, shown, st
 CHARTS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
     "information": (
         "Information, bits",
-        "How many bits the layer holds about the picture's code. It can only fall from layer to layer; a rise means "
-        "that a flow has not learned enough.",
+        "How many bits the layer holds about the picture's code. Short training makes it too low, and below 0 it says "
+        "nothing. It can only fall from layer to layer; a rise means that a flow has not learned enough.",
         None,
     ),
     "variance_remaining": (
@@ -56,10 +56,13 @@ CHARTS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
 }
 """Numbers that are drawn: title, sentence, limits of the axis."""
 
+VARIANCE, BESIDE = "variance_in_", ("_interval", "_reason")
+GROUPS = ("factors", "probe")
+
 STYLE = """
 <style>
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 1.2rem }
-.charts figure { margin: 0 } .charts figcaption b { color: inherit; font-size: 1rem }
+.charts figure { margin: 0 } .charts figure > b { display: block; margin-bottom: .2rem }
 svg.chart { width: 100%; height: auto; font: 10px system-ui, sans-serif } svg text { fill: #778 }
 svg .rule { stroke: #8893; } circle:hover { stroke: #fff; stroke-width: 2 }
 th.sort { cursor: pointer } th.sort:hover { text-decoration: underline }
@@ -111,13 +114,8 @@ def write_profile_page(story: ProfileStory, path: Path) -> Path:
     layers, order = summary["layers"], list(summary["layers"])
     network = str(summary["network"])
     sections: dict[str, list[str]] = {"The layers in numbers": [charts(layers, order, summary["violations"])]}
-    if any("factors" in layers[layer] for layer in order):
-        sections["What is kept of each factor"] = [
-            paragraph(
-                "1: samples keep it as well as the reconstruction does; 0: it varies as in random pictures."
-            ),
-            factor_charts(layers, order),
-        ]
+    if any(layers[layer].keys() & set(GROUPS) for layer in order):
+        sections["What is kept of each factor"] = factor_charts(layers, order)
     sections["Where each layer does not look"] = [
         paragraph(
             "Where samples of the same answer differ from one another, the layer has let the picture go: grey, fixed; "
@@ -150,7 +148,9 @@ def charts(
     """One small chart per number, with a sentence under each."""
     grown = [str(each["layer"]) for each in violations]
     parts = []
-    for name, (title, sentence, limits) in CHARTS.items():
+    seen = [name for layer in order for name in layers[layer] if name.startswith(VARIANCE)]
+    for name in dict.fromkeys([*CHARTS, *(each for each in seen if not each.endswith(BESIDE))]):
+        title, sentence, limits = chart_of(name)
         if not any(layers[layer].get(name) is not None for layer in order):
             continue
         marked = grown if name == "information" else []
@@ -160,12 +160,46 @@ def charts(
     return f'<div class="charts">{"".join(parts)}</div>'
 
 
-def factor_charts(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> str:
-    """One small chart per factor."""
-    factors = {layer: layers[layer].get("factors", {}) for layer in order}
-    names = [each for each in factors[order[0]] if not each.endswith(("_interval", "_reason"))]
-    parts = [_chart(factors, order, each, each.replace("_", " "), "", (0.0, 1.0), []) for each in names]
-    return f'<div class="charts">{"".join(parts)}</div>'
+def chart_of(name: str) -> tuple[str, str, tuple[float, float] | None]:
+    """Title, sentence and limits of a number's chart."""
+    if name in CHARTS:
+        return CHARTS[name]
+    to = name.removeprefix(VARIANCE)
+    eye = "to the eye (LPIPS)" if to == "lpips" else f"to {to.replace('_', ' ')}"
+    return (
+        f"Variation {eye}",
+        f"As in pixels, but as it looks {eye}: 1, as much as any two pictures.",
+        (0.0, 1.0),
+    )
+
+
+def factor_charts(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> list[str]:
+    """One small chart per factor: what samples keep, and what a probe reads."""
+    told = {group: {layer: layers[layer].get(group, {}) for layer in order} for group in GROUPS}
+    factors, probe = told["factors"], told["probe"]
+    names = dict.fromkeys(
+        each
+        for group in (factors, probe)
+        for layer in order
+        for each in group[layer]
+        if not each.endswith(BESIDE)
+    )
+    parts = []
+    for each in names:
+        sentence = next((str(factors[layer].get(f"{each}_reason") or "") for layer in order), "")
+        rings = [probe[layer].get(each) for layer in order]
+        title = each.replace("_", " ")
+        parts.append(
+            _chart(factors, order, each, title, sentence and f"No dots: {sentence}.", (0.0, 1.0), [], rings)
+        )
+    words = "Dots: the share that samples keep, 1 as well as can be read at all, 0 as in random pictures."
+    if any(probe.values()):
+        words += (
+            " Rings: what a small network that was trained for it reads off the layer. Where both agree, both are "
+            "right; a dot far below its ring is a flow that has not learned enough, a ring far below its dot a probe "
+            "that has not."
+        )
+    return [paragraph(words), f'<div class="charts">{"".join(parts)}</div>']
 
 
 def _chart(
@@ -176,11 +210,13 @@ def _chart(
     sentence: str,
     limits: tuple[float, float] | None,
     marked: Sequence[str],
+    rings: Sequence[float | None] = (),
 ) -> str:
     values = [numbers[layer].get(name) for layer in order]
     intervals = [numbers[layer].get(f"{name}_interval") for layer in order]
-    caption = f"<figcaption><b>{html.escape(title)}</b><br>{html.escape(sentence)}</figcaption>"
-    return f"<figure>{dots(order, values, intervals, limits, marked)}{caption}</figure>"
+    chart = dots(order, values, intervals, limits, marked, rings)
+    caption = f"<figcaption>{html.escape(sentence)}</figcaption>"
+    return f"<figure><b>{html.escape(title)}</b>{chart}{caption}</figure>"
 
 
 def map_row(story: ProfileStory, order: Sequence[str]) -> str:
@@ -221,7 +257,7 @@ def number_table(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) 
     names = [
         name
         for name in dict.fromkeys(key for layer in order for key in layers[layer])
-        if not name.endswith(("_interval", "_reason")) and name != "factors"
+        if not name.endswith(BESIDE) and name not in GROUPS
     ]
     head = "".join(
         f'<th class="sort">{html.escape(each.replace("_", " "))}</th>' for each in ["layer", *names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ _TITLES = {
     "size": "size",
     "rotation": "rotation",
 }
+_PHOTOS = "Photos of animals"
 _BLUE, _ORANGE = "#3b6fb6", "#e07b39"
 
 
@@ -48,6 +49,23 @@ class CueStory:
 
 
 @dataclass
+class PhotoStory:
+    """What the layers of a network see in pictures of animals that a flow drew.
+
+    Attributes:
+        network: its name.
+        pictures: (N, 3, S, S).
+        names: of their classes.
+        samples: by layer, in order, (N, n, 3, S, S).
+    """
+
+    network: str
+    pictures: Tensor
+    names: Sequence[str]
+    samples: Mapping[str, Tensor]
+
+
+@dataclass
 class Story:
     """What the page tells.
 
@@ -57,6 +75,7 @@ class Story:
         reconstructions: the autoencoder's.
         samples: by layer, in order, (N, n, 3, S, S).
         cue: of the network that could take either cue, where the page speaks of it.
+        photos: of another network, where the page speaks of it.
     """
 
     summary: dict[str, Any]
@@ -64,6 +83,36 @@ class Story:
     reconstructions: Tensor
     samples: Mapping[str, Tensor]
     cue: CueStory | None = None
+    photos: PhotoStory | None = None
+
+
+def write_opening(story: PhotoStory, path: Path) -> Path:
+    """Write the page as far as it goes before anything is trained; gives back its path."""
+    wait = paragraph(
+        "Flows for a network of drawn shapes are being trained; load this page again in some minutes."
+    )
+    sections = {_PHOTOS: _photos(story), "Drawn shapes": [wait]}
+    return save_page(page("What a network knows, layer by layer, and what it ignores", sections, ""), path)
+
+
+def _photos(story: PhotoStory) -> list[str]:
+    """Rows of pictures, then samples of each layer."""
+    stacked = [story.pictures, *(each for drawn in story.samples.values() for each in drawn.unbind(1))]
+    labels = [
+        "picture",
+        *(layer if n == 0 else "" for layer, drawn in story.samples.items() for n in range(drawn.shape[1])),
+    ]
+    return [
+        paragraph(
+            f"Below each picture stand others that a layer of {story.network}, an AlexNet that tells animals, can "
+            "hardly tell from it. One flow that ships draws them for all layers; it drew the pictures at the top too, "
+            "told nothing but the kind."
+        ),
+        picture(
+            grid(torch.stack(stacked), row_labels=labels, column_labels=list(story.names), scale=2),
+            "pictures of animals, and what each layer takes for the same",
+        ),
+    ]
 
 
 def write_page(story: Story, path: Path) -> Path:
@@ -71,6 +120,8 @@ def write_page(story: Story, path: Path) -> Path:
     summary, layers = story.summary, list(story.samples)
     network = str(summary["network"])
     sections: dict[str, list[str]] = {}
+    if story.photos is not None:
+        sections[_PHOTOS] = _photos(story.photos)
     if "factors" in summary["layers"][layers[0]]:
         sections["What each layer keeps"] = [
             paragraph(

@@ -13,6 +13,10 @@ class UserError(ValueError):
     """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: what holds for Ctrl-C holds for it, but for the exit status."""
+
+
 def nearest(name: str, names: Iterable[str], n: int = 5) -> str:
     """The up to `n` names most like `name`, as `'a', 'b'`; all of them, in order, where none is alike."""
     names = list(names)

@@ -82,3 +82,12 @@ def cache_folder() -> Path:
 def offline() -> bool:
     """Whether `INVARIANCES_OFFLINE` forbids the network: any word but an empty one, 0, false, no and off."""
     return os.environ.get("INVARIANCES_OFFLINE", "").strip().lower() not in ("", "0", "false", "no", "off")
+
+
+def new_folder(wanted: Path) -> Path:
+    """The folder's path, with a number where one of that name is there already."""
+    folder, number = wanted, 1
+    while folder.exists():
+        number += 1
+        folder = wanted.with_name(f"{wanted.name}_{number}")
+    return folder

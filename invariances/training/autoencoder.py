@@ -29,7 +29,8 @@ from invariances.training.perceptual import Features, PatchDiscriminator, Percep
 from invariances.training.run_folder import METRICS, SAMPLES, alone
 from invariances.training.schedule import rate_factor
 from invariances.training.stages import check_same
-from invariances.training.stopping import LastCheckpoint, Stopped
+from invariances.training.stopping import LastCheckpoint
+from invariances.training.stopping import run as run_trainer
 from invariances.training.trainer import make_trainer, quiet
 
 COLUMNS = ("l1", "perceptual", "kl", "critic", "held_out_mae")
@@ -304,14 +305,9 @@ def fit_autoencoder(
         raise UserError("fit_autoencoder needs uint8 pictures (N, S, S, 3), at least two, and one held out")
     folder = Path(run.output or "runs/autoencoder")
     check_writable(folder)
-    vae = vae or new_vae(pictures.shape[1], run.seed)
     last = folder / LAST
     resuming = run.resume and last.exists()
-    if isinstance(vae, VAE) and not resuming:
-        some = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(run.seed))[:20_000]
-        vae.start_linear(from_uint8(pictures[some]))
-    if isinstance(vae, VAE):
-        vae.freeze_linear()
+    vae = _started(vae or new_vae(pictures.shape[1], run.seed), pictures, run.seed, resuming)
     settings = {"vae": vae.config, "objective": asdict(objective), "schedule": asdict(schedule)}
     about = {
         **settings,
@@ -328,12 +324,21 @@ def fit_autoencoder(
         draft.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     with quiet(), alone(folder):
         trainer = make_trainer(run, -1, callbacks, [], max_epochs=1)
-        try:
-            trainer.fit(task, Batches(pictures, schedule, run.seed), ckpt_path=last if resuming else None)
-        except Stopped as stop:
-            raise KeyboardInterrupt(str(stop)) from stop
+        run_trainer(trainer, task, Batches(pictures, schedule, run.seed), last if resuming else None)
     kept: Any = averaging.average
     return kept.requires_grad_(False).eval()
+
+
+def _started(
+    vae: VAE | SpatialAutoencoder, pictures: Tensor, seed: int, resuming: bool
+) -> VAE | SpatialAutoencoder:
+    """A VAE's linear part at the principal components of some pictures, where it is not to read them from a file."""
+    if isinstance(vae, VAE):
+        if not resuming:
+            some = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))[:20_000]
+            vae.start_linear(from_uint8(pictures[some]))
+        vae.freeze_linear()
+    return vae
 
 
 def new_vae(size: int, seed: int, **sizes: int) -> VAE:

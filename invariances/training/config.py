@@ -143,6 +143,11 @@ class LearningConfig:
         )
 
     @classmethod
+    def maps(cls) -> LearningConfig:
+        """Flows over maps, whose loop has its own rate and average; an hour of two cores from the shipped flow."""
+        return cls(steps=8000, batch_size=60)
+
+    @classmethod
     def hours(cls) -> LearningConfig:
         """Some ten thousand pictures or more, an hour of two cores: as `minutes`, larger steps and more of them."""
         return replace(cls.minutes(), steps=8000, batch_size=512, ema=0.998, regression=0.35)
@@ -219,6 +224,7 @@ class FitConfig:
     Args:
         network: Name of a torchvision, timm, published or shipped network.
         layer: Name of the layer, as `invariances layers NETWORK` lists them.
+        layers: Names of several, which one flow over maps (--preset maps) learns at once, in place of `layer`.
         autoencoder: A file of `invariances fit-autoencoder`, or a published or shipped name.
         weights: Weights file (safetensors or checkpoint) in place of the network's own.
         size: Side of the pictures the network sees, in place of its own.
@@ -234,6 +240,7 @@ class FitConfig:
 
     network: str | None = None
     layer: str | None = None
+    layers: list[str] = field(default_factory=list)
     autoencoder: str | None = None
     weights: str | None = None
     size: int | list[int] | None = None
@@ -259,6 +266,7 @@ PRESETS: dict[str, Callable[[], tuple[FlowConfig, LearningConfig]]] = {
     "published": lambda: (FlowConfig.published(), LearningConfig.published()),
     "minutes": lambda: (FlowConfig.minutes(), LearningConfig.minutes()),
     "hours": lambda: (FlowConfig.hours(), LearningConfig.hours()),
+    "maps": lambda: (FlowConfig.maps(), LearningConfig.maps()),
 }
 """A flow and how it learns: as published, or what two cores do in minutes or hours."""
 

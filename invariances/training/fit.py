@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch.loggers import Logger
 from torch import nn
 from torch.utils.data import ConcatDataset
@@ -19,13 +19,11 @@ from invariances.data.identity import Identity, identify
 from invariances.features.stream import Features, FeatureSource
 from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import LAST, Interpreter, autoencoder_of, flow_of, squeezed
+from invariances.interpreter import LAST, Interpreter, autoencoder_of, flow_of
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.machine import accelerator
 from invariances.training.averaging import Averaging, BestWeights
 from invariances.training.callbacks import COLUMNS, Measure, Progress
-from invariances.training.checkpoints import load_checkpoint
 from invariances.training.config import (
     CacheConfig,
     DataConfig,
@@ -35,7 +33,9 @@ from invariances.training.config import (
     debugged,
 )
 from invariances.training.data import Embedded, FeatureData, Images, paths_of, worth_remembering
+from invariances.training.layered_fit import fit_layered
 from invariances.training.metrics_file import MetricsFile
+from invariances.training.new_flow import device_of, new_flow, resume_from, started_from
 from invariances.training.pictures import PICTURES, SampleGrids
 from invariances.training.run_folder import (
     KEPT_OUT,
@@ -48,9 +48,10 @@ from invariances.training.run_folder import (
     name_of,
     write_config,
 )
-from invariances.training.stages import FlowStage, Regression, Stage, check_same
+from invariances.training.stages import FlowStage, Regression, Stage
 from invariances.training.start import start_embedder
-from invariances.training.stopping import LastCheckpoint, Stopped
+from invariances.training.stopping import LastCheckpoint, stopped_in
+from invariances.training.stopping import run as run_trainer
 from invariances.training.trainer import finish, loggers_of, make_trainer, quiet
 
 EMBEDDER = "checkpoints/embedder.ckpt"
@@ -142,30 +143,30 @@ def fit_layers(
     data = FeatureData(images, held_out, config.data, config.cache, run.precision, run.progress)
     if run.debug_run:
         data.most = config.learning.batch_size * run.devices * run.num_nodes
-    folders = {
-        layer: None
-        if run.output is None
-        else choose_folder(
-            run.output,
-            each.network_name,
-            layer,
-            run.resume,
-            numbered or run.debug_run,
-            name_of(run, each.network_name, layer),
-        )
-        for layer, each in representations.items()
-    }
+    together = config.flow.transform == "maps"
+    named = {"_".join(layers): first} if together else representations
+    folders = {layer: _folder(run, each.network_name, layer, numbered) for layer, each in named.items()}
     data.prepare(list(representations.values()), code)
     sets: list[Any] = [ConcatDataset(data.train_sets), data.held_out_set]
     pictures = [identify(each, run.progress) for each in sets]
+    if together:
+        whole = Path(folders["_".join(layers)] or tempfile.mkdtemp(prefix="invariances-"))
+        with alone(whole):
+            config = replace(config, layers=list(layers))
+            return fit_layered(representations, code, data, config, whole, pictures)
     found = {}
-    for layer, representation in representations.items():
-        one = started_from(replace(config, layer=layer), representation, code)
-        with alone(folders[layer] if first_process() else None):
-            found[layer] = _Fitting(
-                representation, code, data, one, folders[layer], pictures, loggers
-            ).interpreter()
+    for layer, each in representations.items():
+        one, folder = started_from(replace(config, layer=layer), each, code), folders[layer]
+        with alone(folder if first_process() else None):
+            found[layer] = _Fitting(each, code, data, one, folder, pictures, loggers).interpreter()
     return found
+
+
+def _folder(run: RunConfig, network: str, layer: str, numbered: bool) -> Path | None:
+    if run.output is None:
+        return None
+    name = name_of(run, network, layer)
+    return choose_folder(run.output, network, layer, run.resume, numbered or run.debug_run, name)
 
 
 class _Fitting:
@@ -202,7 +203,13 @@ class _Fitting:
             write_config(self.folder, self.config)
             for each, name in zip(self.pictures, (TRAINED_ON, KEPT_OUT)):
                 each.save(self.folder / name)
-        interpreter = Interpreter(*self.frozen, self.trained()).eval()
+        try:
+            flow = self.trained()
+        except KeyboardInterrupt as interrupt:
+            if self.folder is None:
+                raise
+            raise interrupt from stopped_in(interrupt, self.folder / LAST)
+        interpreter = Interpreter(*self.frozen, flow).eval()
         interpreter.precision = self.config.run.precision
         if self.folder is not None and first_process():
             interpreter.save(self.folder)
@@ -302,9 +309,7 @@ class _Fitting:
             loggers = loggers_of(folder, metrics, self.config, self.loggers)
             trainer = make_trainer(run, stage.steps, own, loggers)
             try:
-                trainer.fit(stage, ckpt_path=checkpoint if go_on else None)
-            except Stopped as stop:
-                raise KeyboardInterrupt(str(stop)) from stop
+                run_trainer(trainer, stage, checkpoint=checkpoint if go_on else None)
             finally:
                 finish([each for each in loggers if each not in self.loggers])
 
@@ -314,41 +319,6 @@ def _same_learning(config: FitConfig) -> dict[str, Any]:
     told = {key: value for key, value in asdict(config.learning).items() if key != "steps"}
     told["batch_size"] *= config.run.devices * config.run.num_nodes
     return told
-
-
-def resume_from(checkpoint: Path, flow: ConditionalFlow, about: Mapping[str, Any]) -> None:
-    """Fills a flow with the weights of a checkpoint, whose embedder is looked up before training goes on.
-
-    Raises:
-        UserError: The checkpoint is damaged, or of another run.
-    """
-    found = load_checkpoint(checkpoint)
-    check_same(found["invariances"], about)
-    flow.probabilities = bool(found["invariances"].get("probabilities", flow.probabilities))
-    own = {key.removeprefix("learner."): value for key, value in found["state_dict"].items()}
-    flow.load_state_dict(own)
-
-
-def started_from(config: FitConfig, representation: Representation, code: nn.Module) -> FitConfig:
-    """The configuration with the architecture of the flow that it starts from, where it names one.
-
-    Raises:
-        UserError: There is no such flow, or it is for other latents or another layer.
-    """
-    if config.init is None:
-        return config
-    flow = flow_of(config.init, representation.layer)
-    shapes = [
-        ("latents", flow.latent_shape, latent_shape(code)),
-        ("representations", flow.representation_shape, squeezed(representation.shape)),
-    ]
-    for what, theirs, ours in shapes:
-        if tuple(theirs) != tuple(ours):
-            raise UserError(
-                f"the flow of --init {config.init!r} is for {what} of shape {tuple(theirs)}, and here they have "
-                f"{tuple(ours)}; start from a flow of this layer and autoencoder, or leave out --init"
-            )
-    return replace(config, flow=flow.config)
 
 
 def train_flow(
@@ -368,32 +338,6 @@ def train_flow(
         conditional: Whether the flow is told the representation.
     """
     return _Fitting(representation, code, data, config, None, (), conditional=conditional).trained()
-
-
-def new_flow(
-    config: FlowConfig, representation: Representation | None, code: nn.Module, seed: int
-) -> ConditionalFlow:
-    """A flow for this layer (None: told nothing) and this autoencoder, its weights a function of `seed` alone."""
-    told: tuple[Any, ...] = ()
-    if representation is not None:
-        told = representation.shape, representation.probabilities
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return ConditionalFlow(config, latent_shape(code), *told)
-
-
-def latent_shape(code: nn.Module) -> tuple[int, ...]:
-    """(D,), or (C, H, W), of an autoencoder."""
-    shape: Any = getattr(code, "latent_shape", None) or (code.latent_dim,)
-    return tuple(int(size) for size in shape)
-
-
-def device_of(run: RunConfig) -> torch.device:
-    """Where all parts of a run live; of several processes, where this one's do."""
-    found = accelerator(run.device)
-    if found == torch.device("cuda"):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-    return found
 
 
 def explained(
@@ -430,13 +374,14 @@ def fit_config(config: FitConfig, numbered: bool = False) -> Interpreter:
     """
     for name, value in {
         "network": config.network,
-        "layer": config.layer,
+        "layer": config.layer or config.layers,
         "autoencoder": config.autoencoder,
         "images": config.data.images,
     }.items():
         if value is None:
             raise UserError(f"--{name} is missing; see `invariances fit --help` for an example")
-    network, layer, code, images = config.network, config.layer, config.autoencoder, config.data.images
-    assert network and layer and code and images  # noqa: PT018
-    cut = Representation(network, layer, config.weights, size=config.size, token=config.token)
-    return fit_layers(cut, [layer], code, images, config=config, numbered=numbered)[layer]
+    network, code, images = config.network, config.autoencoder, config.data.images
+    layers = config.layers or [config.layer or ""]
+    assert network and code and images  # noqa: PT018
+    cut = Representation(network, layers[0], config.weights, size=config.size, token=config.token)
+    return fit_layers(cut, layers, code, images, config=config, numbered=numbered)[layers[0]]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,11 +20,14 @@ from tqdm import tqdm
 from invariances.flow.layered import LayeredFlow
 from invariances.system.files import atomic
 from invariances.system.seeds import seeded
+from invariances.training.checkpoints import load_checkpoint
+from invariances.training.stages import check_same
+from invariances.training.stopping import Stopped
 
 RATE, BETAS, DECAY, CLIP, AVERAGE, WARMUP, CONSTANT = 6e-4, (0.9, 0.99), 0.02, 1.0, 0.998, 100, 0.6
 """Of AdamW; of gradients; of the moving average; steps up; share of the steps before the rate falls to zero."""
 CHECKPOINT, METRICS = "last.pt", "metrics.csv"
-_HELD_OUT_BATCHES, _MEASURED = 4, 20
+_HELD_OUT_BATCHES = 4
 
 Batch = tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]
 
@@ -47,6 +50,8 @@ class LayeredRun:
         checkpoint_minutes: Between two checkpoints.
         metrics_every: Steps between two rows of metrics.
         seed: Of the noise.
+        about: What a checkpoint must be of, to be gone on with.
+        progress: A bar on stderr.
     """
 
     folder: Path
@@ -55,6 +60,8 @@ class LayeredRun:
     checkpoint_minutes: float = 3
     metrics_every: int = 100
     seed: int = 0
+    about: Mapping[str, Any] = field(default_factory=dict)
+    progress: bool = True
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -75,18 +82,21 @@ def train_layered(flow: LayeredFlow, data: Batches, held_out: Batches, run: Laye
     """
     sitting = _Sitting(flow, run)
     sitting.resume()
-    bar = tqdm(initial=sitting.step, total=run.steps, desc="photos64", unit="step", file=sys.stderr)
-    started, saved, first = time.monotonic(), time.monotonic(), sitting.step
+    bar = tqdm(
+        initial=sitting.step,
+        total=run.steps,
+        desc=f"flow for {len(flow.layers)} layers",
+        unit="step",
+        file=sys.stderr,
+        dynamic_ncols=True,
+        disable=not run.progress,
+    )
+    saved = time.monotonic()
     with _stoppable() as stop:
         while sitting.step < run.steps and not stop:
             loss = sitting.learn(data.batch(sitting.step, run.per_layer))
             bar.update()
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            if sitting.step == first + _MEASURED:
-                left = (time.monotonic() - started) / _MEASURED * (run.steps - sitting.step) / 60
-                tqdm.write(
-                    f"{run.steps - sitting.step} steps are left: about {left:.0f} minutes", file=sys.stderr
-                )
             if sitting.step % run.metrics_every == 0:
                 sitting.report(held_out)
             if time.monotonic() - saved > 60 * run.checkpoint_minutes:
@@ -95,7 +105,7 @@ def train_layered(flow: LayeredFlow, data: Batches, held_out: Batches, run: Laye
     bar.close()
     sitting.save()
     if stop:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt from Stopped(run.folder / CHECKPOINT, sitting.step, stop[0])
     return sitting.average
 
 
@@ -164,6 +174,7 @@ class _Sitting:
             "flow": self.flow.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "invariances": dict(self.run.about),
         }
         with atomic(self.run.folder / CHECKPOINT) as draft:
             torch.save(state, draft)
@@ -172,7 +183,8 @@ class _Sitting:
         """Go on from the checkpoint, where there is one."""
         path = self.run.folder / CHECKPOINT
         if path.is_file():
-            state: Mapping[str, Any] = torch.load(path, weights_only=True, mmap=False)
+            state = load_checkpoint(path)
+            check_same(state["invariances"], self.run.about)
             self.flow.load_state_dict(state["flow"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from invariances.system.errors import Terminated
 from invariances.training.averaging import BestWeights
 from invariances.training.checkpoints import BEST, also_as, series_name
 
@@ -20,13 +21,13 @@ class Stopped(Exception):
 
     Attributes:
         checkpoint: The file to go on from; None where the run keeps no folder.
-        step: Steps done.
+        step: Steps kept; None where nothing says.
         signum: The signal.
     """
 
-    def __init__(self, checkpoint: Path | None, step: int, signum: int) -> None:
+    def __init__(self, checkpoint: Path | None, step: int | None, signum: int) -> None:
         kept = f"; kept in {checkpoint}" if checkpoint else ""
-        super().__init__(f"stopped after step {step}{kept}")
+        super().__init__(f"stopped{'' if step is None else f' after step {step}'}{kept}")
         self.checkpoint, self.step, self.signum = checkpoint, step, signum
 
 
@@ -36,7 +37,7 @@ class LastCheckpoint(Checkpoint):
     A series of them is kept as `step_*.ckpt` beside it, the newest few, and as `best.ckpt` the one of these whose
     held-out loss was the lowest. They are the same files under more names, so a series costs no more writing.
 
-    Signals are looked at between steps, on all ranks together; a second Ctrl-C stops at once.
+    Signals are looked at between steps, on all ranks together; a second Ctrl-C stops at once, without saving.
 
     Args:
         path: The file; None keeps none.
@@ -48,18 +49,19 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, path: Path | None, every: int, keep: int = 0, best: BestWeights | None = None) -> None:
         super().__init__()
         self.path, self.every, self.keep, self.best = path, every, keep, best
-        self.signum = 0
+        self.signum = self.saved = 0
         self._handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Listen to signals."""
+        self.saved = pl_module.done
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 self._handlers[signum] = signal.signal(signum, self._asked)
 
     def _asked(self, signum: int, frame: Any) -> None:
         if self.signum and signum == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise Stopped(self.path, self.saved, signum)
         self.signum = signum
         print("\nstopping after this step …", file=sys.stderr)
 
@@ -80,6 +82,7 @@ class LastCheckpoint(Checkpoint):
             trainer.save_checkpoint(self.path)
             if self.keep and trainer.is_global_zero:
                 self._keep(self.path, pl_module.step)
+            self.saved = step
         if stop:
             raise Stopped(self.path, step, self.signum or signal.SIGTERM)
 
@@ -103,3 +106,28 @@ class LastCheckpoint(Checkpoint):
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         self._handlers = {}
+
+
+def run(trainer: Trainer, module: Any, data: Any = None, checkpoint: Path | None = None) -> None:
+    """Trains; whenever a signal stops it, that is a KeyboardInterrupt, and signals belong to their owners again.
+
+    Raises:
+        KeyboardInterrupt: From `Stopped` where the training had begun.
+    """
+    former = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(module, data, ckpt_path=checkpoint)
+    except Stopped as stop:
+        raise KeyboardInterrupt(str(stop)) from stop
+    except SystemExit as end:  # how Lightning ends on Ctrl-C, after it made the process deaf to the next
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, former)
+        raise end.__context__ from end.__context__.__cause__
+
+
+def stopped_in(interrupt: KeyboardInterrupt, checkpoint: Path) -> Stopped:
+    """Which run an interrupt stopped, also where it came before the training began to listen."""
+    if isinstance(interrupt.__cause__, Stopped):
+        return interrupt.__cause__
+    return Stopped(checkpoint, None, signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from invariances.system.machine import accelerator
@@ -60,7 +61,7 @@ def make_trainer(
         callbacks=list(callbacks),
         logger=list(loggers) or False,
         plugins=[AtomicCheckpoints()],
-        enable_checkpointing=True,
+        enable_checkpointing=any(isinstance(each, Checkpoint) for each in callbacks),
         enable_model_summary=False,
         enable_progress_bar=False,
         use_distributed_sampler=False,

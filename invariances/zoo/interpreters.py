@@ -17,8 +17,9 @@ from invariances.zoo.registry import entry, fetch, names, path
 
 if TYPE_CHECKING:
     from invariances.flow.flow import ConditionalFlow
+    from invariances.flow.layered import LayeredFlow
 
-_KIND = "Flows"
+_KIND, _LAYERED = "Flows", "LayeredFlow"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Offer:
     def files(self) -> list[str]:
         """Registered names of everything that it needs."""
         return [self.name, self.network, self.autoencoder]
+
+    @property
+    def one_flow(self) -> bool:
+        """Whether one flow has all of its layers."""
+        return bool(entry(self.name).get("one_flow"))
 
     @property
     def here(self) -> bool:
@@ -77,7 +83,7 @@ def find_offer(name: str, layer: str | None = None) -> Offer:
 
     Args:
         name: Of the flow, or of its network.
-        layer: May be left out where there is but one.
+        layer: May be left out where there is but one, or where one flow has all: then its first.
 
     Raises:
         UserError: There is none, or there are several; names them.
@@ -90,7 +96,7 @@ def find_offer(name: str, layer: str | None = None) -> Offer:
             "`invariances models list` shows all"
         )
     layers = list(dict.fromkeys(each.layer for each in found))
-    if layer is None and len(found) > 1:
+    if layer is None and len(found) > 1 and not found[0].one_flow:
         raise UserError(f"{name} has flows for several layers; choose one: --layer {' | '.join(layers)}")
     fitting = [each for each in found if layer in (None, each.layer)]
     if not fitting:
@@ -98,7 +104,12 @@ def find_offer(name: str, layer: str | None = None) -> Offer:
     return fitting[0]
 
 
-def load_flow(offer: Offer, progress: bool = True) -> tuple[ConditionalFlow, dict[str, Any]]:
+def layers_of(name: str) -> list[str]:
+    """The layers of a network, or of an interpreter's name, that have shipped or published flows."""
+    return list(dict.fromkeys(each.layer for each in offers() if name in (each.name, each.network)))
+
+
+def load_flow(offer: Offer, progress: bool = True) -> tuple[ConditionalFlow | LayeredFlow, dict[str, Any]]:
     """The flow, in eval mode, and what it says about itself: fingerprints of network and autoencoder, where known.
 
     Raises:
@@ -128,23 +139,43 @@ def save_flows(file: str | os.PathLike[str], flows: Mapping[str, tuple[Any, Mapp
     return save_network(file, {"name": _KIND, "flows": told}, tensors, torch.float16)
 
 
+def save_layered(
+    file: str | os.PathLike[str], flow: LayeredFlow, notes: Mapping[str, Mapping[str, str]]
+) -> Path:
+    """One flow for several layers in a float16 file: `notes` has, by layer, its network's and autoencoder's prints."""
+    import torch
+
+    from invariances.system.network_file import save_network
+
+    told = {layer: dict(notes[layer]) for layer in flow.layers}
+    architecture = {"name": _LAYERED, "flow": flow.spec(), "flows": told}
+    return save_network(file, architecture, flow.state_dict(), torch.float16)
+
+
 def layers_in(file: str | os.PathLike[str]) -> list[str]:
-    """The layers that a file of `save_flows` holds."""
-    return list(_read(file)[0])
+    """The layers that a file of flows holds."""
+    return list(_read(file)[0]["flows"])
 
 
-def read_flow(file: str | os.PathLike[str], layer: str) -> tuple[ConditionalFlow, dict[str, Any]]:
-    """One layer of a file of `save_flows`, as of `load_flow`.
+def read_flow(
+    file: str | os.PathLike[str], layer: str
+) -> tuple[ConditionalFlow | LayeredFlow, dict[str, Any]]:
+    """What a file of flows has for a layer, as of `load_flow`.
 
     Raises:
         UserError: The file is damaged, or has no such layer.
     """
     from invariances.flow.flow import ConditionalFlow
+    from invariances.flow.layered import LayeredFlow
 
-    told, tensors = _read(file)
+    found, tensors = _read(file)
+    told = found["flows"]
     if layer not in told:
         raise UserError(f"{Path(file).name} holds no flow for layer {layer!r}; it has {nearest(layer, told)}")
-    notes, start = dict(told[layer]), f"{layer}/"
+    notes = dict(told[layer])
+    if found["name"] == _LAYERED:
+        return LayeredFlow.restored(found["flow"], tensors).eval().requires_grad_(False), notes
+    start = f"{layer}/"
     state = {key.removeprefix(start): each for key, each in tensors.items() if key.startswith(start)}
     flow = ConditionalFlow.restored(notes.pop("flow"), state)
     return flow.eval().requires_grad_(False), notes
@@ -153,6 +184,5 @@ def read_flow(file: str | os.PathLike[str], layer: str) -> tuple[ConditionalFlow
 def _read(file: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     from invariances.system.network_file import read_network
 
-    remedy = "install again, or make it with `invariances models build shapes`"
-    architecture, tensors = read_network(file, _KIND, "file of flows", remedy)
-    return architecture["flows"], tensors
+    remedy = "install again, or make it with `invariances models build`"
+    return read_network(file, (_KIND, _LAYERED), "file of flows", remedy)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from invariances.system.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    pass
-
+    from invariances.data.download import Told
 
 KINDS = ("interpreter", "flow", "autoencoder", "generator", "classifier", "perceptual", "reader")
 
@@ -59,8 +58,8 @@ def path(name: str) -> Path:
     return cache_folder() / str(found["file"])
 
 
-def fetch(name: str, progress: bool = True) -> Path:
-    """The model's file, downloaded if it is not there, and verified once.
+def fetch(name: str, progress: bool | Told = True) -> Path:
+    """The model's file, downloaded if it is not there, and verified once; `progress` as of `download`.
 
     Raises:
         UserError: it cannot be had; says which file, with which checksum, to put where by hand.

@@ -1,10 +1,15 @@
-"""The app on two small networks with untrained flows, served in a process of its own, and a browser."""
+"""The app on small networks with untrained flows, served in a process of its own, and a browser.
 
+Two of them ship here, one is far: a server on this machine has its flows.
+"""
+
+import http.server
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -22,6 +27,7 @@ pytest.importorskip("streamlit", reason="the app needs streamlit: pip install 'i
 ROOT = Path(__file__).parents[2]
 LAYERS = ["stage3", "pool", "logits"]
 NETWORKS = ("shapes_shape", "shapes_texture")
+FAR = "shapes_colour"
 
 START = """
 import sys
@@ -34,15 +40,61 @@ for network in {networks!r}:
         "kind": "interpreter", "title": "small", "network": network, "layers": {layers!r},
         "autoencoder": "shapes_vae", "package": str(Path({folder!r}) / (network + ".safetensors")),
     }}
+entries["far_flows"] = {{
+    "kind": "interpreter", "title": "far", "network": {far!r}, "layers": {layers!r},
+    "autoencoder": "shapes_vae", "address": "http://127.0.0.1:{port}/far", "file": "far.safetensors", "size": {size},
+}}
 registry.registry = lambda: entries
 """
 
 
+class Far(http.server.BaseHTTPRequestHandler):
+    """Has one file; is told by the test how to answer."""
+
+    content, answers, asked = b"", "missing", []
+
+    def do_GET(self):
+        kind = type(self)
+        begin = int(self.headers.get("Range", "bytes=0-").split("=")[1].rstrip("-"))
+        kind.asked.append(begin)
+        if kind.answers == "missing":
+            self.send_error(404)
+            return
+        self.send_response(206 if begin else 200)
+        self.send_header("Content-Length", str(len(kind.content) - begin))
+        if begin:
+            self.send_header("Content-Range", f"bytes {begin}-{len(kind.content) - 1}/{len(kind.content)}")
+        self.end_headers()
+        half = max(begin, len(kind.content) // 2)
+        try:
+            self.wfile.write(kind.content[begin:half])
+            while kind.answers == "slow":
+                self.wfile.write(kind.content[half : half + 1])
+                self.wfile.flush()
+                half += 1
+                time.sleep(0.05)
+            self.wfile.write(kind.content[half:])
+        except OSError:  # the other side has had enough
+            pass
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture(scope="session")
-def script(tmp_path_factory):
+def far():
+    """The server that has what is not here."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Far) as found:
+        threading.Thread(target=found.serve_forever, daemon=True).start()
+        yield found
+        found.shutdown()
+
+
+@pytest.fixture(scope="session")
+def script(tmp_path_factory, far):
     """A script that runs the app on small flows."""
     folder = tmp_path_factory.mktemp("flows")
-    for network in NETWORKS:
+    for network in (*NETWORKS, FAR):
         flows = {}
         for layer in LAYERS:
             torch.manual_seed(0)
@@ -50,7 +102,11 @@ def script(tmp_path_factory):
             config = FlowConfig(blocks=2, width=16, depth=1, embedder=EmbedderConfig("regression", width=4))
             flows[layer] = ConditionalFlow(config, (64,), shape).eval(), {}
         save_flows(folder / f"{network}.safetensors", flows)
-    head = START.format(root=str(ROOT), networks=NETWORKS, layers=LAYERS, folder=str(folder))
+    Far.content = (folder / f"{FAR}.safetensors").read_bytes()
+    head = START.format(
+        root=str(ROOT), networks=NETWORKS, layers=LAYERS, folder=str(folder), far=FAR,
+        port=far.server_address[1], size=len(Far.content),
+    )  # fmt: skip
     path = folder / "app.py"
     path.write_text(f"{head}\nfrom invariances.app.frame import main\nmain()\n")
     return path
@@ -94,7 +150,7 @@ def server(script, place):
     process = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", str(script), *words],
         cwd=place,
-        env={**os.environ, "INVARIANCES_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "XDG_CACHE_HOME": str(place / "cache"), "PYTHONPATH": str(ROOT), "no_proxy": "*"},
         stdout=log,
         stderr=subprocess.STDOUT,
     )
@@ -111,7 +167,10 @@ def server(script, place):
         yield address
     finally:
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
         log.close()
 
 

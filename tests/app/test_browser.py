@@ -8,7 +8,7 @@ import time
 import pytest
 from PIL import Image
 
-from .conftest import settled
+from .conftest import Far, settled
 
 pytest.importorskip("av", reason="videos need PyAV: pip install 'invariances[app]'")
 
@@ -18,6 +18,13 @@ def shown(page):
     return page.locator(".inv-row img, .inv-sum img, .inv-table img").evaluate_all(
         "all => all.map(e => e.src)"
     )
+
+
+def changed(page, before):
+    """Waits until the last picture is another one than that of `before`, and the page has ended."""
+    last = "[...document.querySelectorAll('.inv-row img, .inv-sum img, .inv-table img')].at(-1)?.src"
+    page.wait_for_function(f"(src) => {last} && {last} !== src", arg=before[-1], timeout=60_000)
+    settled(page)
 
 
 def click(page, name, **more):
@@ -47,6 +54,32 @@ def upload(page, *files):
     )
 
 
+def test_downloads_fail_go_on_and_are_whole(visit, place):
+    cache = place / "cache"
+    page = visit("layers?network=shapes colour&view=pool&samples=3", wait=False)
+    page.get_by_text("is not on this machine yet").wait_for(timeout=20_000)
+    assert "1 file" in page.locator(".st-key-download").inner_text()
+    Far.answers = "missing"
+    click(page, "Download", exact=True)
+    page.get_by_text("could not be fetched; check the connection").wait_for(timeout=20_000)
+    Far.answers = "slow"
+    click(page, "Download", exact=True)
+    page.get_by_text(re.compile("File 1 of 1, far_flows: [0-9.]+ MB of [0-9.]+ MB")).wait_for(timeout=20_000)
+    page.locator("[data-testid=stProgress]").wait_for(timeout=20_000)
+    click(page, "Stop")
+    page.locator(".st-key-stop-download").wait_for(state="detached", timeout=20_000)
+    assert not (cache / "far.safetensors").exists(), "half a file has no final name"
+    assert (cache / "far.safetensors.part").stat().st_size >= len(Far.content) // 2
+    Far.answers, Far.asked = "whole", []
+    click(page, "Download", exact=True)
+    settled(page)
+    assert len(shown(page)) == 2 + 3
+    assert (cache / "far.safetensors").read_bytes() == Far.content
+    assert not (cache / "far.safetensors.part").exists()
+    assert len(Far.asked) == 1
+    assert Far.asked[0] >= len(Far.content) // 2, "it goes on where it stopped"
+
+
 def test_attacks_start_resample_download_and_link(visit, place):
     page = visit()
     assert page.title() == "invariances"
@@ -54,8 +87,8 @@ def test_attacks_start_resample_download_and_link(visit, place):
     assert len(first) == 3 + 4 + 6
     page.locator("[data-testid=stSlider]").first.wait_for()
     click(page, "Resample")
-    page.wait_for_function("location.search.includes('seed=1')", timeout=20_000)
-    settled(page)
+    changed(page, first)
+    assert "seed=1" in page.url
     second = shown(page)
     assert second[:2] == first[:2]
     assert second[7:] != first[7:]
@@ -64,8 +97,8 @@ def test_attacks_start_resample_download_and_link(visit, place):
     assert len(numbers["predicted_original"]) == 3
     assert shown(page) == second, "a download changes nothing"
     pick(page, 7)
-    page.wait_for_function("location.search.includes('picture=drawn-7')", timeout=20_000)
-    settled(page)
+    changed(page, second)
+    assert "picture=drawn-7" in page.url
     again = visit(page.url.split("/", 3)[3])
     assert shown(again) == shown(page), "a link brings the same screen to another visitor"
 
@@ -112,19 +145,17 @@ def long_clip(path, frames=3000):
     return path
 
 
-@pytest.mark.slow  # its seconds are those of a machine of its own
 def test_video_stops_within_a_second_and_others_are_served_meanwhile(visit, tmp_path):
     page = visit("video?clip=Your+own", wait=False)
     page.locator(".st-key-own-clip input[type=file]").set_input_files(long_clip(tmp_path / "a.mp4"))
     click(page, "Translate")
     page.get_by_text(re.compile("Frame [0-9]+ of 3000")).wait_for(timeout=60_000)
     other = visit()
-    begun = time.monotonic()
+    begun, before = time.monotonic(), shown(other)
     click(other, "Resample")
-    other.wait_for_function("location.search.includes('seed=1')", timeout=20_000)
-    settled(other)
+    changed(other, before)
     assert time.monotonic() - begun < 15, "3 s on two cores of its own"
-    assert page.get_by_text(re.compile("Frame [0-9]+ of 3000")).count() == 1
+    page.get_by_text(re.compile("Frame [0-9]+ of 3000")).wait_for(timeout=20_000)
     begun = time.monotonic()
     click(page, "Stop", exact=False)
     page.get_by_text("Stopped at frame").wait_for(timeout=20_000)
@@ -204,9 +235,29 @@ def test_a_folder_is_watched_and_broken_files_are_named(visit, place):
     (place / "data" / "custom" / "c.png").unlink()
 
 
-@pytest.mark.parametrize(("path", "scheme"), [("", "light"), ("layers", "dark")])
+@pytest.mark.slow  # ten visits at once
+def test_ten_visitors_keep_their_pictures_apart(visit):
+    pages = [visit(f"layers?view=pool&samples=3&picture=drawn-{k}&seed={k}", wait=False) for k in range(10)]
+    for page in pages:
+        settled(page)
+    first = [shown(page) for page in pages]
+    assert len({each[0] for each in first}) == 10
+    for page in pages:
+        click(page, "Resample")
+    for k, (page, before) in enumerate(zip(pages, first)):
+        changed(page, before)
+        assert f"seed={k + 1}" in page.url
+        assert shown(page)[:2] == before[:2], "the picture and its reconstruction stay"
+    alone = visit("layers?view=pool&samples=3&picture=drawn-6&seed=7")
+    assert shown(alone) == shown(pages[6])
+
+
+@pytest.mark.parametrize(
+    ("path", "scheme"),
+    [("", "light"), ("layers", "dark"), ("texture", "light"), ("mixing", "dark"), ("video", "light")],
+)
 def test_narrow_pages_do_not_scroll_sideways(visit, path, scheme):
-    page = visit(path, 400, scheme)
+    page = visit(path, 400, scheme, wait=path != "video")
     assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 401
 
 

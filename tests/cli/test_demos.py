@@ -14,7 +14,7 @@ from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
 from invariances.representation.representation import Representation
 from invariances.zoo import registry
-from invariances.zoo.interpreters import find_offer, layers_in, offers, save_flows
+from invariances.zoo.interpreters import find_offer, layers_in, layers_of, offers, save_flows
 
 LAYERS = ["pool", "logits"]
 
@@ -59,7 +59,7 @@ def pictures(tmp_path_factory):
 
 def test_flows_come_back_by_name(files):
     assert layers_in(files / "shapes_shape.safetensors") == LAYERS
-    assert Interpreter.layers("shapes_shape") == LAYERS
+    assert layers_of("shapes_shape") == LAYERS
     one = Interpreter.load("shapes_shape", layer="pool")
     two = Interpreter.load(
         "shapes_shape_flows", layer="pool", network=one.representation, autoencoder=one.autoencoder
@@ -129,8 +129,10 @@ def test_mix_and_texture_bias_write_theirs(run, pictures, tmp_path):
 
 def test_sample_takes_names(run, pictures, tmp_path):
     words = ["shapes_texture", pictures / "2.png", "--layer", "logits", "--n", "2"]
-    status, out, err = run("sample", *words, "--output", tmp_path / "s.png")
-    assert (status, out.strip()) == (0, str(tmp_path / "s.png")), err
+    for more in ((), ("--diverse",)):
+        status, out, err = run("sample", *words, *more, "--output", tmp_path / f"s{len(more)}.png")
+        assert (status, out.strip()) == (0, str(tmp_path / f"s{len(more)}.png")), err
+    assert (tmp_path / "s0.png").read_bytes() != (tmp_path / "s1.png").read_bytes()
 
 
 def test_video_writes_a_clip(run, pictures, tmp_path, monkeypatch):

@@ -27,7 +27,6 @@ TINY = Effort(
     held_out=12,
     samples=2,
     processes=1,
-    autoencoder_steps=2,
     classifier_steps=2,
 )
 PLAIN = {"nll_bits_per_dim", "faithfulness_cosine", "top1_agreement", "variance_remaining"}
@@ -87,20 +86,12 @@ def test_own_photos_in_class_folders(tmp_path, capsys) -> None:
     folder = photos(tmp_path / "photos", ["left", "right"])
     assert main(["quickstart", "--images", str(folder), "--output", str(tmp_path / "q")]) == 0
     captured = capsys.readouterr()
-    assert "about" in captured.err
     assert "2 random crops of each" in captured.err
     summary = json.loads((tmp_path / "q" / "summary.json").read_text())
     assert len(summary["layers"]) >= 4
     assert all("factors" not in numbers for numbers in summary["layers"].values())
     assert "left" not in summary["layers"]
     assert (tmp_path / "q" / "index.html").exists()
-    configs = {
-        path.parent.name.split("_")[-1]: path for path in (tmp_path / "q" / "runs").glob("*/config.yaml")
-    }
-    kinds = {
-        name: yaml.safe_load(path.read_text())["flow"]["embedder"]["kind"] for name, path in configs.items()
-    }
-    assert (kinds["stage3"], kinds["softmax"]) == ("regression", "published")
     classifier = tmp_path / "q" / "photos_classifier.safetensors"
     assert main(["layers", str(classifier)]) == 0
     assert "stage3" in capsys.readouterr().out
@@ -159,7 +150,7 @@ def test_steps_follow_from_the_time_that_is_given(processes) -> None:
 def test_errors_and_help(tmp_path, capsys) -> None:
     for option, value in (("--steps", "0"), ("--held_out", "1"), ("--minutes", "-1")):
         assert main(["quickstart", option, value, "--output", str(tmp_path / "q")]) == 2
-        assert option in capsys.readouterr().err
+        assert option.lstrip("-") in capsys.readouterr().err
     assert main(["quickstart", "--layers", "stage9", "--output", str(tmp_path / "q")]) == 2
     assert "stage9" in capsys.readouterr().err
     assert main(["quickstart", "--help"]) == 0

@@ -74,7 +74,7 @@ class Gaussian(nn.Module):
         v, log_det = self(latent, z)
         return log_det - 0.5 * v.square().sum(1) - 0.5 * self.latent_dim * math.log(2 * math.pi)
 
-    def sample(self, z, n=1, temperature=1.0, generator=None):
+    def sample(self, z, n=1, temperature=1.0, generator=None, guidance=1.0):
         noise = torch.randn(len(z), n, self.latent_dim, generator=generator)
         return self.embed(z)[:, None] + temperature * noise * self.std
 

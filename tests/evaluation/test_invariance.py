@@ -14,8 +14,8 @@ POSTERIOR_VARIANCE = NOISE**2 / (1 + NOISE**2)
 class LinearGaussian:
     """z̄ ~ N(0, I) in 4 dimensions, as a posterior of half the variance around half of it; z is 2 of them, noisy."""
 
-    def __init__(self, n=20_000):
-        generator = torch.Generator().manual_seed(0)
+    def __init__(self, n=20_000, seed=0):
+        generator = torch.Generator().manual_seed(seed)
         self.n = n
         self.mean = torch.randn(n, 4, generator=generator)
         self.z = self.mean[:, :2] + NOISE * torch.randn(n, 2, generator=generator)
@@ -46,6 +46,17 @@ def test_the_true_posterior_has_the_closed_forms(world, features):
     assert found["variance_unpredicted"] == pytest.approx(expected, rel=0.02)
     entropy = 0.5 * math.log(2 * math.pi * math.e) + 0.25 * math.log(POSTERIOR_VARIANCE)
     assert bits_per_dim(flow, features) == pytest.approx(entropy / math.log(2), rel=0.02)
+
+
+def test_intervals_hold_the_closed_form_in_95_of_100_repetitions(world):
+    flow, truth = world.Gaussian(MATRIX, STD), (2 * POSTERIOR_VARIANCE + 2) / 4
+    held = {"variance_remaining": 0, "variance_unpredicted": 0}
+    for seed in range(100):
+        found = variance(flow, Features(LinearGaussian(120, 1000 + seed), "z"), n=4, seed=seed)
+        for name in held:
+            low, high = found[f"{name}_interval"]
+            held[name] += low < truth < high
+    assert all(90 <= count <= 99 for count in held.values()), held
 
 
 def test_an_overconfident_flow_shows(world, features):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from invariances.evaluation.classes import Classes, classes_of
-from invariances.evaluation.diverse import diverse_samples, most_different
+from invariances.evaluation.diverse import diverse_samples
 from invariances.evaluation.information import information, violations
 from invariances.evaluation.likelihood import log_probs
 from invariances.evaluation.looking import Sampling, look
@@ -14,6 +14,7 @@ from invariances.evaluation.predictions import PredictionKL
 from invariances.evaluation.ranking import Ranking, reciprocal_rank
 from invariances.evaluation.tables import Table
 from invariances.features.stream import Features
+from invariances.flow.diverse import most_different
 from invariances.system.errors import UserError
 
 NOISE = 0.5
@@ -138,7 +139,10 @@ def test_diverse_samples_are_further_apart_than_others(world, distance):
     images = torch.zeros(2, 3, 8, 8)
 
     def drawn(seed=0):
-        return diverse_samples(given, images, 4, 64, torch.Generator().manual_seed(seed), distance)
+        generator = torch.Generator().manual_seed(seed)
+        if distance is None:
+            return given.sample(images, 4, generator=generator, diverse=True)
+        return diverse_samples(given, images, distance, 4, generator)
 
     found = drawn()
     assert found.shape == (2, 4, 3, 8, 8)
@@ -149,5 +153,10 @@ def test_diverse_samples_are_further_apart_than_others(world, distance):
         return float(torch.pdist(pictures[0].flatten(1)).min())
 
     assert apart(found) > 1.5 * apart(usual)
-    with pytest.raises(UserError, match="from 1 to 3"):
-        diverse_samples(given, images, 4, 3)
+
+
+def test_one_diverse_sample_is_one_sample(world):
+    given = world.interpreter(world.identity, world.Gaussian(world.identity, [0.3] * 3))
+    assert given.sample(torch.zeros(1, 3, 8, 8), 1, diverse=True).shape == (1, 1, 3, 8, 8)
+    with pytest.raises(UserError, match="n ≥ 1"):
+        given.sample(torch.zeros(1, 3, 8, 8), 0, diverse=True)

@@ -126,6 +126,7 @@ def test_inverse_undoes_forward(transform, built, seed):
         assert invariance.shape == latent.shape
         assert log_det.shape == (6,)
         assert invariance.dtype == log_det.dtype == dtype
+        assert relative(flow.invariance(latent, representation), invariance) < rounding
         assert relative(flow.inverse(invariance, representation), latent) < tolerance
         noise = torch.randn_like(latent)
         back, _ = flow(flow.inverse(noise, representation), representation)

@@ -80,6 +80,7 @@ def test_every_layer_has_all_numbers_with_intervals(place, made):
             low, high = numbers[f"{name}_interval"]
             assert low <= numbers[name] <= high, name
         assert len(numbers["factors"]) >= 8
+        assert {"shape", "x", "background_hue"} <= set(numbers["probe"])
         assert set(LAYERS) <= set(found["matrix"][layer])
     told = json.loads((place / "one" / PROFILE).read_text())
     assert told["layers"].keys() == found["layers"].keys()

@@ -10,8 +10,9 @@ from invariances import zoo
 from invariances.data.images import from_uint8
 from invariances.data.shapes import FACTORS, Shapes
 from invariances.evaluation.factors import kept_by_probe, reading_quality
+from invariances.experiments.texture_bias import cue_conflict
 from invariances.recipes.animals_models import faces_of, held_out_accuracy
-from invariances.recipes.quickstart import READERS, cue_conflict
+from invariances.recipes.quickstart_measures import READERS
 from invariances.representation.representation import Representation
 from invariances.training.classifier import accuracy
 from invariances.zoo.factor_reader import load_readers

@@ -1,0 +1,128 @@
+"""What a profile keeps in its folder: per layer the tables, pictures and maps, and the flow that is told nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from invariances.evaluation.profiling import LayerProfile
+from invariances.evaluation.tables import Table, load_tables, save_tables
+from invariances.flow.flow import ConditionalFlow
+from invariances.system.errors import UserError
+from invariances.system.files import atomic
+from invariances.system.weights import read_state_dict
+
+TABLES, PICTURES, BEGUN = "tables", "pictures", "begun.json"
+
+
+def digest_of(text: str) -> str:
+    """A short hash."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def state_digest(module: nn.Module) -> str:
+    """A short hash of a module's weights."""
+    digest = hashlib.sha256()
+    for name, each in sorted(module.state_dict().items()):
+        digest.update(name.encode() + each.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def begin(folder: Path, about: Mapping[str, str]) -> None:
+    """Notes what a profile is of, so that one that goes on is of the same.
+
+    Raises:
+        UserError: The folder holds a profile of something else.
+    """
+    path = folder / BEGUN
+    if not path.is_file():
+        with atomic(path) as draft:
+            draft.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        return
+    try:
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        found = {}
+    other = [name for name in about if found.get(name) != about[name]]
+    if other:
+        raise UserError(
+            f"folder {str(folder)!r} holds a profile with another {', another '.join(other)}; choose another --output"
+        )
+
+
+def write_layer(folder: Path, layer: str, key: str, found: LayerProfile) -> None:
+    """Keeps what was found of a layer, with what it depends on."""
+    from safetensors.torch import save_file
+
+    path = _place(folder, PICTURES, layer)
+    with atomic(path) as draft:
+        own, mean = found.maps
+        tensors = {"pictures": found.pictures, "maps": own.float(), "map": mean.float()}
+        save_file({name: each.contiguous() for name, each in tensors.items()}, draft)
+    marked = {**found.tables, f"key {digest_of(key)}": Table(torch.zeros(1, 1))}
+    save_tables(marked, _place(folder, TABLES, layer))
+
+
+def known_layer(folder: Path, layer: str, key: str) -> LayerProfile | None:
+    """What is kept of a layer, where it depends on the same; None else."""
+    path = _place(folder, TABLES, layer)
+    if not path.is_file():
+        return None
+    try:
+        tables = load_tables(path)
+        state, _ = read_state_dict(_place(folder, PICTURES, layer))
+    except UserError:
+        return None
+    if f"key {digest_of(key)}" not in tables:
+        return None
+    return _profile(tables, state)
+
+
+def read_layer(folder: Path, layer: str) -> LayerProfile:
+    """What was found of one layer of a finished profile.
+
+    Raises:
+        UserError: It is missing or damaged.
+    """
+    tables = load_tables(_place(folder, TABLES, layer))
+    state, _ = read_state_dict(_place(folder, PICTURES, layer))
+    try:
+        return _profile(tables, state)
+    except KeyError:
+        raise UserError(f"the pictures of {str(folder)!r} are damaged; profile again") from None
+
+
+def _profile(tables: Mapping[str, Table], state: Mapping[str, Tensor]) -> LayerProfile:
+    own = {name: table for name, table in tables.items() if not name.startswith("key ")}
+    return LayerProfile(own, state["pictures"], (state["maps"], state["map"]))
+
+
+def _place(folder: Path, kind: str, layer: str) -> Path:
+    return folder / kind / f"{layer.replace('#', '_').replace('/', '_')}.safetensors"
+
+
+def save_flow(flow: ConditionalFlow, path: Path) -> None:
+    """Writes a flow alone."""
+    from safetensors.torch import save_file
+
+    state = {name: each.detach().cpu().contiguous() for name, each in flow.state_dict().items()}
+    with atomic(path) as draft:
+        save_file(state, draft, metadata={"flow": json.dumps(flow.spec())})
+
+
+def load_flow(path: Path) -> ConditionalFlow:
+    """The flow that `save_flow` wrote.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    state, metadata = read_state_dict(path)
+    try:
+        return ConditionalFlow.restored(json.loads(metadata["flow"]), state)
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{str(path)!r} is damaged; delete it and repeat the command") from None

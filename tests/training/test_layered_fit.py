@@ -1,0 +1,120 @@
+"""`fit` over maps: one flow for several layers, in one run's folder."""
+
+import pytest
+import torch
+from torch import nn
+
+from invariances import UserError
+from invariances.autoencoder.spatial import SpatialAutoencoder
+from invariances.cli.main import main
+from invariances.data.shapes import Shapes
+from invariances.flow.config import FlowConfig
+from invariances.interpreter import Interpreter
+from invariances.training.config import CacheConfig, DataConfig, FitConfig, LearningConfig, RunConfig
+from invariances.training.fit import fit_layers
+from invariances.training.layered_fit import LayeredFeatures
+
+LAYERS = ["2", "4"]
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 4, 8, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+def code():
+    torch.manual_seed(1)
+    return SpatialAutoencoder(64, 4)
+
+
+def settings(folder, **learning):
+    return FitConfig(
+        flow=FlowConfig("maps", 1, 8),
+        data=DataConfig(held_out=0.25),
+        learning=LearningConfig(**{"steps": 6, "batch_size": 8, **learning}),
+        cache=CacheConfig(folder=str(folder / "features")),
+        run=RunConfig(str(folder / "run"), device="cpu", log_every=2, progress=False),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("layered")
+    return folder, fit_layers(network(), LAYERS, code(), Shapes(24), config=settings(folder))
+
+
+def test_one_folder_has_all_layers(run):
+    folder, found = run
+    assert list(found) == LAYERS
+    kept = Interpreter.load(folder / "run", network=network())
+    assert kept.layers == LAYERS
+    images = Shapes(2, seed=5).images(range(2))
+    for layer in LAYERS:
+        generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+        own = found[layer].sample(images, 2, generator=generators[0])
+        assert torch.equal(own, kept.sample(images, 2, generator=generators[1], layer=layer))
+        assert (folder / "run" / "samples" / f"{layer}.png").is_file()
+    assert Interpreter.load(folder / "run", network=network(), layer="4").representation.layer == "4"
+    with pytest.raises(UserError, match="no flow for layer '1'"):
+        kept.sample(images, layer="1")
+
+
+def test_every_layer_has_its_own_pictures_of_a_step(run):
+    folder, _ = run
+    from invariances.representation.representation import Representation
+    from invariances.training.data import FeatureData
+
+    cuts = Representation.many(network(), LAYERS)
+    data = FeatureData(
+        Shapes(24), None, DataConfig(held_out=0.25), CacheConfig(folder=str(folder / "features"))
+    )
+    data.prepare(list(cuts), code())
+    batches = LayeredFeatures({layer: data.features(layer) for layer in LAYERS}, 0)
+    latents, told = batches.batch(0, 4)
+    assert latents.shape == (8, 4, 8, 8)
+    assert torch.cat([places for places, _ in told.values()]).tolist() == list(range(8))
+    again = batches.batch(0, 4)
+    assert torch.equal(latents, again[0])
+    assert not torch.equal(latents, batches.batch(1, 4)[0])
+
+
+def test_settings_that_this_loop_does_not_have_are_refused(tmp_path):
+    with pytest.raises(UserError, match="steps and batch_size"):
+        fit_layers(network(), LAYERS, code(), Shapes(8), config=settings(tmp_path, optimizer="muon"))
+
+
+def test_the_command_takes_several_layers_and_goes_on(tmp_path, capsys):
+    from invariances.autoencoder.storage import save_autoencoder
+
+    save_autoencoder(code(), tmp_path / "ae.safetensors")
+    words = ["fit", "--network", "shapes_shape", "--autoencoder", str(tmp_path / "ae.safetensors")]
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    from PIL import Image
+
+    for number, picture in enumerate(((Shapes(12).images(range(12)) + 1) * 127.5).byte().permute(0, 2, 3, 1)):
+        Image.fromarray(picture.numpy()).save(photos / f"{number}.png")
+    words += ["--images", str(photos), "--preset", "maps", "--flow.blocks", "1", "--flow.width", "8"]
+    words += ["--steps", "2", "--batch_size", "4", "--output", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*words, "--layers", "stage2", "pool"]) == 0
+    assert Interpreter.load(tmp_path / "run").layers == ["stage2", "pool"]
+    config = tmp_path / "run" / "config.yaml"
+    assert main(["fit", "-c", str(config), "--resume", "--steps", "4"]) == 0
+    assert (
+        main(
+            [
+                "sample",
+                str(tmp_path / "run"),
+                str(photos / "1.png"),
+                "--layer",
+                "pool",
+                "--output",
+                str(tmp_path / "s.png"),
+            ]
+        )
+        == 0
+    )
+    assert main([*words, "--layer", "stage2", "--output", str(tmp_path / "one")]) == 0
+    assert Interpreter.load(tmp_path / "one").layers == ["stage2"]
