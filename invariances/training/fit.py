@@ -37,6 +37,7 @@ from invariances.training.layered_fit import fit_layered
 from invariances.training.metrics_file import MetricsFile
 from invariances.training.new_flow import device_of, new_flow, resume_from, started_from
 from invariances.training.pictures import PICTURES, SampleGrids
+from invariances.training.processes import all_processes, first_process, watch_parent
 from invariances.training.run_folder import (
     KEPT_OUT,
     METRICS,
@@ -44,7 +45,6 @@ from invariances.training.run_folder import (
     TRAINED_ON,
     alone,
     choose_folder,
-    first_process,
     name_of,
     write_config,
 )
@@ -134,6 +134,23 @@ def fit_layers(
     """
     if config.run.debug_run:
         config = debugged(config)
+    watch_parent()
+    with all_processes(config.run if config.flow.transform != "maps" else replace(config.run, devices=1)):
+        if not first_process():
+            config = replace(config, run=replace(config.run, progress=False))
+        return _fit_layers(network, layers, autoencoder, images, held_out, config, loggers, numbered)
+
+
+def _fit_layers(
+    network: Network,
+    layers: Sequence[str],
+    autoencoder: Autoencoder,
+    images: Images,
+    held_out: Images | None,
+    config: FitConfig,
+    loggers: Sequence[Logger],
+    numbered: bool,
+) -> dict[str, Interpreter]:
     run = config.run
     home = device_of(run)
     first = Representation(network, layers[0])

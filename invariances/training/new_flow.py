@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from invariances.system.errors import UserError
 from invariances.system.machine import accelerator
 from invariances.training.checkpoints import load_checkpoint
 from invariances.training.config import FitConfig, RunConfig
+from invariances.training.processes import local_rank
 from invariances.training.stages import check_same
 
 
@@ -44,7 +44,7 @@ def device_of(run: RunConfig) -> torch.device:
     """Where all parts of a run live; of several processes, where this one's do."""
     found = accelerator(run.device)
     if found == torch.device("cuda"):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     return found
 
 

@@ -3,8 +3,12 @@
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +87,58 @@ def test_a_run_goes_on_with_another_number_of_processes(both, words, home):
     done = fit(words(f"--output={both / 'one'}", *more, "--batch_size=4", steps=13))
     assert done.returncode == 2
     assert "another learning" in done.stderr
+
+
+def started(arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "invariances", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def children_of(process):
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with suppress(OSError):
+                if int((place / "stat").read_text().rsplit(")", 1)[1].split()[1]) == process.pid:
+                    found.append(int(place.name))
+    return found
+
+
+def is_gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("who", ["the first", "another"])
+def test_a_process_that_dies_ends_the_run_with_a_sentence(words, home, tmp_path, who):
+    folder = tmp_path / "run"
+    more = ["--run.devices=2", "--run.checkpoint_every=1", "--batch_size=4"]
+    process = started(words(f"--output={folder}", *more, steps=1_000_000))
+    last = folder / "checkpoints" / "last.ckpt"
+    for _ in range(4800):
+        if last.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert last.exists(), process.communicate()
+    (child,) = children_of(process)
+    os.kill(child if who == "another" else process.pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)  # until both have closed their end of the pipe
+    if who == "another":
+        assert process.returncode in (2, 75), err
+        assert "process 2 of 2 ended with signal SIGKILL" in err
+        assert "--resume" in err
+    else:
+        assert "the first process of this run died" in err or "cannot be reached any more" in err
+    assert "a fault of ours" not in err
+    assert "Traceback" not in err
+    assert is_gone(child)
+    done = load_checkpoint(last)["global_step"]
+    again = fit(words(f"--output={folder}", *more, "--resume", steps=done + 2))
+    assert again.returncode == 0, again.stderr
