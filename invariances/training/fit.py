@@ -35,7 +35,7 @@ from invariances.training.config import (
 from invariances.training.data import Embedded, FeatureData, Images, paths_of, worth_remembering
 from invariances.training.layered_fit import fit_layered
 from invariances.training.metrics_file import MetricsFile
-from invariances.training.new_flow import device_of, new_flow, resume_from, started_from
+from invariances.training.new_flow import device_of, new_flow, resume_from, same_learning, started_from
 from invariances.training.pictures import PICTURES, SampleGrids
 from invariances.training.processes import all_processes, first_process, watch_parent
 from invariances.training.run_folder import (
@@ -208,7 +208,7 @@ class _Fitting:
             "network": representation.fingerprint(),
             "autoencoder": code.fingerprint(),  # type: ignore[operator]
             "flow": asdict(config.flow),
-            "learning": _same_learning(config),
+            "learning": same_learning(config),
             "seed": config.run.seed,
             "init": config.init,
             "pictures": [hashlib.sha256(each.hashes.tobytes()).hexdigest() for each in pictures],
@@ -329,13 +329,6 @@ class _Fitting:
                 run_trainer(trainer, stage, checkpoint=checkpoint if go_on else None)
             finally:
                 finish([each for each in loggers if each not in self.loggers])
-
-
-def _same_learning(config: FitConfig) -> dict[str, Any]:
-    """What must not change when a run goes on: how it learns, with the pictures of a step over all processes."""
-    told = {key: value for key, value in asdict(config.learning).items() if key != "steps"}
-    told["batch_size"] *= config.run.devices * config.run.num_nodes
-    return told
 
 
 def train_flow(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,13 @@ def resume_from(checkpoint: Path, flow: ConditionalFlow, about: Mapping[str, Any
     flow.probabilities = bool(found["invariances"].get("probabilities", flow.probabilities))
     own = {key.removeprefix("learner."): value for key, value in found["state_dict"].items()}
     flow.load_state_dict(own)
+
+
+def same_learning(config: FitConfig) -> dict[str, Any]:
+    """What must not change when a run goes on: how it learns, with the pictures of a step over all processes."""
+    told = {key: value for key, value in asdict(config.learning).items() if key != "steps"}
+    told["batch_size"] *= config.run.devices * config.run.num_nodes
+    return told
 
 
 def started_from(config: FitConfig, representation: Representation, code: nn.Module) -> FitConfig:

@@ -41,11 +41,6 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK") or (os.environ.get("SLURM_LOCALID", "0") if _slurm() else "0"))
 
 
-def local_count(run: RunConfig) -> int:
-    """How many processes this machine has, as far as they are started."""
-    return run.devices if "LOCAL_RANK" in os.environ or _slurm() else 1
-
-
 def first_process() -> bool:
     """Whether this process is the one that writes."""
     if "RANK" in os.environ:

@@ -13,7 +13,7 @@ from invariances.interpreter import flow_of
 from invariances.training.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.slow
-KILLS, STEPS = 20, 300
+KILLS, STEPS = 20, 120
 
 
 def rows(folder):
