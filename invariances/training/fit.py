@@ -35,8 +35,9 @@ from invariances.training.config import (
 from invariances.training.data import Embedded, FeatureData, Images, paths_of, worth_remembering
 from invariances.training.layered_fit import fit_layered
 from invariances.training.metrics_file import MetricsFile
-from invariances.training.new_flow import device_of, new_flow, resume_from, started_from
+from invariances.training.new_flow import device_of, new_flow, resume_from, same_learning, started_from
 from invariances.training.pictures import PICTURES, SampleGrids
+from invariances.training.processes import all_processes, first_process, watch_parent
 from invariances.training.run_folder import (
     KEPT_OUT,
     METRICS,
@@ -44,7 +45,6 @@ from invariances.training.run_folder import (
     TRAINED_ON,
     alone,
     choose_folder,
-    first_process,
     name_of,
     write_config,
 )
@@ -135,6 +135,23 @@ def fit_layers(
     """
     if config.run.debug_run:
         config = debugged(config)
+    watch_parent()
+    with all_processes(config.run if config.flow.transform != "maps" else replace(config.run, devices=1)):
+        if not first_process():
+            config = replace(config, run=replace(config.run, progress=False))
+        return _fit_layers(network, layers, autoencoder, images, held_out, config, loggers, numbered)
+
+
+def _fit_layers(
+    network: Network,
+    layers: Sequence[str],
+    autoencoder: Autoencoder,
+    images: Images,
+    held_out: Images | None,
+    config: FitConfig,
+    loggers: Sequence[Logger],
+    numbered: bool,
+) -> dict[str, Interpreter]:
     run = config.run
     home = device_of(run)
     first = Representation(network, layers[0])
@@ -192,7 +209,7 @@ class _Fitting:
             "network": representation.fingerprint(),
             "autoencoder": code.fingerprint(),  # type: ignore[operator]
             "flow": asdict(config.flow),
-            "learning": {key: value for key, value in asdict(config.learning).items() if key != "steps"},
+            "learning": same_learning(config),
             "seed": config.run.seed,
             "init": config.init,
             "pictures": [hashlib.sha256(each.hashes.tobytes()).hexdigest() for each in pictures],

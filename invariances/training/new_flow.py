@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from invariances.system.errors import UserError
 from invariances.system.machine import accelerator
 from invariances.training.checkpoints import load_checkpoint
 from invariances.training.config import FitConfig, RunConfig
+from invariances.training.processes import local_rank
 from invariances.training.stages import check_same
 from invariances.zoo.runs import flow_of
 
@@ -45,7 +45,7 @@ def device_of(run: RunConfig) -> torch.device:
     """Where all parts of a run live; of several processes, where this one's do."""
     found = accelerator(run.device)
     if found == torch.device("cuda"):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cuda", local_rank())
     return found
 
 
@@ -60,6 +60,13 @@ def resume_from(checkpoint: Path, flow: ConditionalFlow, about: Mapping[str, Any
     flow.probabilities = bool(found["invariances"].get("probabilities", flow.probabilities))
     own = {key.removeprefix("learner."): value for key, value in found["state_dict"].items()}
     flow.load_state_dict(own)
+
+
+def same_learning(config: FitConfig) -> dict[str, Any]:
+    """What must not change when a run goes on: how it learns, with the pictures of a step over all processes."""
+    told = {key: value for key, value in asdict(config.learning).items() if key != "steps"}
+    told["batch_size"] *= config.run.devices * config.run.num_nodes
+    return told
 
 
 def started_from(config: FitConfig, representation: Representation, code: nn.Module) -> FitConfig:

@@ -18,17 +18,13 @@ from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.yaml_file import read_yaml
 from invariances.training.config import FitConfig, RunConfig, config_parser, instantiated
+from invariances.training.processes import first_process
 from invariances.zoo.runs import CONFIG, LAST, resume_command
 
 METRICS = "metrics.csv"
 SAMPLES = "samples"
 TRAINED_ON, KEPT_OUT = "pictures/trained_on.json.gz", "pictures/kept_out.json.gz"
 _LOCK = ".lock"
-
-
-def first_process() -> bool:
-    """Whether this process is the one that writes."""
-    return os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("NODE_RANK", "0") == "0"
 
 
 def name_of(run: RunConfig, network: str, layer: str) -> str:

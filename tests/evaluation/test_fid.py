@@ -111,6 +111,71 @@ def test_damaged_moments_are_measured_anew(world, space, tmp_path):
     assert found["reconstructions"] == pytest.approx(0, abs=1e-6)
 
 
+def test_repeats_have_a_mean_and_a_deviation(world, space):
+    interpreter = world.interpreter(world.identity, world.Gaussian([[0.0] * 3] * 3, [0.3] * 3))
+    measure = FID(space, key="repeats")
+    found = look(interpreter, world.Pictures(60), [measure], Sampling(5))["fid"]
+    real = measure.known
+    apart = [frechet(real, each.gaussian()) for each in measure.samples_of]
+    assert (found["repeats"], len(set(apart))) == (3, 3)
+    assert found["samples"] == pytest.approx(sum(apart) / 3)
+    assert found["samples_deviation"] == pytest.approx(torch.tensor(apart).std().item())
+    one = look(interpreter, world.Pictures(60), [FID(space)], Sampling(1))["fid"]
+    assert (one["samples"], one["samples_deviation"]) == (pytest.approx(apart[0], rel=1e-6), None)
+    for size in (1, 7):
+        again = look(interpreter, world.Pictures(60), [FID(space)], Sampling(5, batch_size=size))["fid"]
+        assert again["samples"] == pytest.approx(found["samples"], rel=1e-6)
+
+
+def test_fewer_pictures_than_dimensions_are_warned_of(world, space, capsys):
+    interpreter = world.interpreter(world.identity, world.Gaussian(world.identity, [0.0] * 3))
+    found = look(interpreter, world.Pictures(2), [FID(space)], Sampling(1))["fid"]
+    assert "2 pictures in 3 dimensions" in found["warning"]
+    assert "compare it only with an FID of the same 2 pictures" in capsys.readouterr().err
+    assert "warning" not in look(interpreter, world.Pictures(3), [FID(space)], Sampling(1))["fid"]
+
+
+@pytest.mark.slow
+def test_folders_are_as_far_apart_as_torch_fidelity_says(tmp_path, monkeypatch):
+    """By Inception with weights of our own, since the published ones are no part of this project."""
+    fidelity = pytest.importorskip("torch_fidelity", reason="torch-fidelity is not installed")
+    from PIL import Image
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+    from invariances.data.images import from_uint8
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    place = tmp_path / "torch" / "hub" / "checkpoints" / URL_INCEPTION_V3.rsplit("/", 1)[1]
+    place.parent.mkdir(parents=True)
+    loaded = torch.nn.Module.load_state_dict
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "torch_fidelity.feature_extractor_inceptionv3.load_state_dict_from_url", lambda *a, **k: {}
+        )
+        patch.setattr(torch.nn.Module, "load_state_dict", lambda self, state, *a, **k: None)
+        torch.manual_seed(0)
+        torch.save(FeatureExtractorInceptionV3("inception", ["2048"]).state_dict(), place)
+    assert torch.nn.Module.load_state_dict is loaded
+    sides = []
+    for name, dark in (("real", 0), ("other", 60)):
+        (tmp_path / name).mkdir()
+        generator = torch.Generator().manual_seed(dark)
+        pictures = torch.randint(dark, 256, (12, 64, 64, 3), dtype=torch.uint8, generator=generator)
+        for k, each in enumerate(pictures):
+            Image.fromarray(each.numpy()).save(tmp_path / name / f"{k}.png")
+        sides.append(from_uint8(pictures).split(5))
+    truth = fidelity.calculate_metrics(
+        input1=str(tmp_path / "other"),
+        input2=str(tmp_path / "real"),
+        fid=True,
+        cuda=False,
+        verbose=False,
+        cache=False,
+    )["frechet_inception_distance"]
+    assert truth > 0
+    assert fid(FeatureSpace("inception", 2048), *sides) == pytest.approx(truth, rel=1e-3)
+
+
 def test_one_picture_has_no_distance_but_a_reason(world, space):
     interpreter = world.interpreter(world.identity, world.Gaussian(world.identity, [0.0] * 3))
     found = look(interpreter, world.Pictures(1), [FID(space)], Sampling(1))["fid"]

@@ -1,0 +1,144 @@
+"""Several processes train what one trains with a batch as large as all of theirs."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from invariances.training.checkpoints import load_checkpoint
+
+pytestmark = pytest.mark.slow
+
+
+def fit(arguments, more=None):
+    return subprocess.run(
+        [sys.executable, "-m", "invariances", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(more or {})},
+    )
+
+
+def curve(folder):
+    """Of metrics.csv, all numbers but for what the clock says."""
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {
+            key: float(value)
+            for key, value in row.items()
+            if value and key not in ("stage", "images_per_second")
+        }
+        for row in rows
+    ]
+
+
+def assert_same_curve(one, other):
+    ours, theirs = curve(one), curve(other)
+    assert [row.keys() for row in ours] == [row.keys() for row in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-5)
+
+
+@pytest.fixture(scope="module")
+def both(words, tmp_path_factory, cache_home):
+    """One process with 8 pictures a step, and two with 4 each."""
+    folder = tmp_path_factory.mktemp("processes")
+    more = ["--learning.ema=0.9", "--run.evaluate_every=2", "--learning.learning_rate=0.003"]
+    home = {"XDG_CACHE_HOME": str(cache_home), "INVARIANCES_OFFLINE": "1"}
+    for name, devices in (("one", 1), ("two", 2)):
+        size = [f"--batch_size={8 // devices}", f"--run.devices={devices}"]
+        done = fit(words(f"--output={folder / name}", *more, *size, steps=8), home)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_processes_give_the_curve_of_one(both):
+    assert len(curve(both / "one")) == 8
+    assert_same_curve(both / "one", both / "two")
+
+
+def test_likelihood_and_fid_agree(both):
+    one, two = (
+        json.loads((both / name / "evaluations" / "step_0000008.json").read_text()) for name in ("one", "two")
+    )
+    assert two["nll_bits_per_dim"] == pytest.approx(one["nll_bits_per_dim"], rel=1e-4)
+    for name in ("samples", "reconstructions"):
+        assert two["fid"][name] == pytest.approx(one["fid"][name], rel=1e-3, abs=1e-6)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(both, words, home):
+    more = ["--resume", "--learning.ema=0.9", "--run.evaluate_every=2", "--learning.learning_rate=0.003"]
+    for name, devices in (("one", 2), ("two", 1)):
+        size = [f"--batch_size={8 // devices}", f"--run.devices={devices}"]
+        done = fit(words(f"--output={both / name}", *more, *size, steps=12))
+        assert done.returncode == 0, done.stderr
+        assert load_checkpoint(both / name / "checkpoints/last.ckpt")["global_step"] == 12
+    assert len(curve(both / "one")) == 12
+    assert_same_curve(both / "one", both / "two")
+    done = fit(words(f"--output={both / 'one'}", *more, "--batch_size=4", steps=13))
+    assert done.returncode == 2
+    assert "another learning" in done.stderr
+
+
+def started(arguments):
+    return subprocess.Popen(
+        [sys.executable, "-m", "invariances", *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def children_of(process):
+    found = []
+    for place in Path("/proc").iterdir():
+        if place.name.isdigit():
+            with suppress(OSError):
+                if int((place / "stat").read_text().rsplit(")", 1)[1].split()[1]) == process.pid:
+                    found.append(int(place.name))
+    return found
+
+
+def is_gone(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.parametrize("who", ["the first", "another"])
+def test_a_process_that_dies_ends_the_run_with_a_sentence(words, home, tmp_path, who):
+    folder = tmp_path / "run"
+    more = ["--run.devices=2", "--run.checkpoint_every=1", "--batch_size=4"]
+    process = started(words(f"--output={folder}", *more, steps=1_000_000))
+    last = folder / "checkpoints" / "last.ckpt"
+    for _ in range(4800):
+        if last.exists() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    assert last.exists(), process.communicate()
+    (child,) = children_of(process)
+    os.kill(child if who == "another" else process.pid, signal.SIGKILL)
+    _, err = process.communicate(timeout=60)  # until both have closed their end of the pipe
+    if who == "another":
+        assert process.returncode in (2, 75), err
+        assert "process 2 of 2 ended with signal SIGKILL" in err
+        assert "--resume" in err
+    else:
+        assert "the first process of this run died" in err or "cannot be reached any more" in err
+    assert "a fault of ours" not in err
+    assert "Traceback" not in err
+    assert is_gone(child)
+    done = load_checkpoint(last)["global_step"]
+    again = fit(words(f"--output={folder}", *more, "--resume", steps=done + 2))
+    assert again.returncode == 0, again.stderr
