@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ class Lesson:
         flip: mirror half of the pictures (photographs; not `Shapes`, whose rotation it would turn).
         half: compute in bfloat16 (twice as fast on processors that have it).
         seed: decides weights and batches.
+        keep: called before the first step and after each with the number of steps made and the network.
     """
 
     steps: int = 1500
@@ -39,6 +40,7 @@ class Lesson:
     flip: bool = False
     half: bool = False
     seed: int = 0
+    keep: Callable[[int, SmallResNet], None] | None = None
 
 
 def train_classifier(
@@ -87,6 +89,8 @@ def train_classifier(
     generator = torch.Generator().manual_seed(lesson.seed)
     bar = tqdm(range(lesson.steps), desc=description, unit="step", disable=not progress)
     for step in bar:
+        if lesson.keep is not None:
+            lesson.keep(step, network)
         x, y = _batch(images, labels, lesson, generator)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=lesson.half):
             logits = network(x).float()
@@ -98,7 +102,10 @@ def train_classifier(
         if step % 20 == 19:
             hits = (logits.argmax(1) == (y.argmax(1) if y.ndim == 2 else y)).float().mean()
             bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item():.3f}")
-    return network.to(memory_format=torch.contiguous_format).eval()
+    network = network.to(memory_format=torch.contiguous_format).eval()
+    if lesson.keep is not None:
+        lesson.keep(lesson.steps, network)
+    return network
 
 
 def _batch(
