@@ -188,7 +188,7 @@ def profile_runs(
     first = next(iter(found.values()))
     settings = read_config(places[0])
     if images is None:
-        data = pictures_of(places[0], settings, first.image_size, None, config.progress)
+        data = pictures_of(places[0], settings, first.image_size, None, config.progress, training=True)
     else:
         data = FeatureData(images, None, DataConfig(held_out=0.5), progress=config.progress)
         data.read(first.image_size)

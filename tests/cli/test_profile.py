@@ -62,9 +62,6 @@ def test_other_pictures_leave_information_out_and_say_why(run, runs, photos, tmp
     numbers = json.loads((tmp_path / "p" / "profile.json").read_text())["layers"]["layer2"]
     assert numbers["information"] is None
     assert "not those of the run" in numbers["information_reason"]
-    status, _, err = run("evaluate", runs / "other" / "c", "--images", photos, "--unconditional")
-    assert status == 2
-    assert "other --images were given" in err
 
 
 def test_labels_beside_the_pictures_become_attributes(run, words, photos, tmp_path):
