@@ -14,7 +14,7 @@ FEW = ["--n", "2", "--limit", "3", "--device", "cpu"]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr("invariances.training.attributes.STEPS", 5)
+    monkeypatch.setattr("invariances.training.attributes.STEPS", 20)
 
 
 @pytest.fixture(scope="module")
