@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
+from invariances.data.attributes import digest_of_attributes
 from invariances.data.identity import identify
 from invariances.data.splitting import limited, spread
 from invariances.evaluation.bootstrap import missing
@@ -25,7 +26,7 @@ from invariances.evaluation.numbers import finite
 from invariances.evaluation.profiling import LayerProfile, profile_layer
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter, autoencoder_of
-from invariances.recipes.profile_attributes import readers_of
+from invariances.recipes.profile_attributes import known_of, readers_of
 from invariances.recipes.profile_beside import NO_LPIPS, beside_of
 from invariances.recipes.profile_store import (
     begin,
@@ -287,14 +288,16 @@ def _found(
     order = list(subject.interpreters)
     features = subject.data.held_out_features
     beside = beside_of(shown, config.second, config.lpips, accelerator(config.device))
-
+    about_pictures = known_of(subject.data)
+    told_of = [digest_of_attributes(each) for each in about_pictures]
     keys, known = {}, {}
     for layer, each in subject.interpreters.items():
-        keys[layer] = json.dumps([key, each.representation.fingerprint(), state_digest(each.flow)])
+        keys[layer] = json.dumps([key, told_of, each.representation.fingerprint(), state_digest(each.flow)])
         known[layer] = known_layer(folder, layer, keys[layer])
     told, readers = None, None
     if None in known.values():
-        readers = readers_of(subject.interpreters, subject.data, config.seed, beside.reader is None)
+        parts = subject.interpreters, subject.data, about_pictures, config.seed
+        readers = readers_of(*parts, of_code=beside.reader is None)
         if subject.untold is not None:
             told = log_probs(subject.untold(), features(order[0]), config.seed)
     beside = replace(beside, code_reader=None if readers is None else readers.code)

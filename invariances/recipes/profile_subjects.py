@@ -176,7 +176,8 @@ def profile_runs(
         folder: Of a run, or of several.
         output: Folder to write to.
         layers: Some of theirs; by default all.
-        images: Other pictures, of which those that a run was trained on are left out.
+        images: Other pictures: one half for readers of attributes to learn from, the other to measure on, without
+            those that a run was trained on.
         config: How closely to look.
 
     Raises:
@@ -187,11 +188,15 @@ def profile_runs(
     found, places = _loaded(folder, layers, config)
     first = next(iter(found.values()))
     settings = read_config(places[0])
-    data = pictures_of(places[0], settings, first.image_size, images, config.progress)
-    for place in places[1:]:
+    if images is None:
+        data = pictures_of(places[0], settings, first.image_size, None, config.progress, training=True)
+    else:
+        data = FeatureData(images, None, DataConfig(held_out=0.5), progress=config.progress)
+        data.read(first.image_size)
+    for place in places:
         kept, _ = without(data.held_out_set, Identity.load(place / TRAINED_ON), config.progress)
         if kept is None:
-            raise UserError(f"the runs in {str(folder)!r} have no picture in common that none was trained on")
+            raise UserError(f"of the pictures none is left that no run in {str(folder)!r} was trained on")
         data.held_out_set = kept
     begun(first.representation, first.autoencoder, data, config, target)
     data.prepare([each.representation for each in found.values()], first.autoencoder, training=False)
