@@ -14,6 +14,7 @@ _IMPORTS = {
     "texture_bias(": "from invariances.experiments.texture_bias import texture_bias",
     "translated(": "from invariances.experiments.video import translated",
     "Interpreter.": "from invariances.interpreter import Interpreter",
+    "examples(": "from invariances.zoo.interpreters import examples",
     "seeded(": "from invariances.system.seeds import seeded",
 }
 

@@ -28,6 +28,7 @@ from invariances.data.shapes import SHAPES, TEXTURES, Shapes
 from invariances.experiments.samples import made_pictures
 from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
+from invariances.zoo.interpreters import examples
 
 DATA = Path("data")
 DRAWN, MADE, YOURS = "Drawn", "Made by the flow", "Yours"
@@ -81,20 +82,24 @@ def made(network: str) -> list[Picture]:
     """Pictures that a network's flow makes; none where it makes none."""
     if network not in models.painters():
         return []
+    shipped = examples(network)
     text = f"Making pictures for {models.label(network)}"
-    images = computed(("made", network), text, lambda: _make(network))
+    images = shipped[0] if shipped else computed(("made", network), text, lambda: _make(network))
 
     def picture(number: int) -> Picture:
         def load(size: int) -> Tensor:
             return load_images(images[number], size)[0]
 
         def code(size: int) -> str:
+            if shipped is not None:
+                return f"examples({network!r})[0][{number} : {number + 1}]"
             interpreter = f"Interpreter.load({network!r}, layer={models.layers(network)[0]!r})"
             return (
                 f"made_pictures({interpreter}, {MADE_COUNT}, seeded('made', {SEED}))[{number} : {number + 1}]"
             )
 
-        return Picture(f"{network}:{number}", f"made {number + 1}", load, code, f"made_{number + 1}.png")
+        title = f"made {number + 1}" if shipped is None else shipped[1][number]
+        return Picture(f"{network}:{number}", title, load, code, f"made_{number + 1}.png")
 
     return [picture(number) for number in range(len(images))]
 

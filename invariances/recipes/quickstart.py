@@ -23,7 +23,6 @@ from invariances.data.datasets import images_at, tell
 from invariances.data.images import spread
 from invariances.data.shapes import Shapes, draw
 from invariances.evaluation.numbers import finite
-from invariances.experiments.imagined import imagined
 from invariances.experiments.texture_bias import conflict_pictures
 from invariances.flow.config import FlowConfig
 from invariances.interpreter import Interpreter
@@ -48,7 +47,7 @@ from invariances.training.config import (
 from invariances.training.data import FeatureData
 from invariances.training.fit import fit_layers
 from invariances.training.new_flow import latent_shape
-from invariances.zoo.interpreters import knows
+from invariances.zoo.interpreters import examples
 
 NETWORK, AUTOENCODER = "shapes_shape", "shapes_vae"
 LAYERS = ("stage2", "stage3", "pool", "softmax")
@@ -279,11 +278,12 @@ def photo_story(page: Path, seed: int) -> PhotoStory | None:
 
     None where its weights are not installed.
     """
-    if not knows(PHOTOS):
+    shown = examples(PHOTOS)
+    if shown is None:
         return None
+    pictures, names = shown
     interpreter = Interpreter.load(PHOTOS).to(accelerator("auto"))
     interpreter.precision = precision()
-    pictures, names = imagined(interpreter, SHOWN, seed)
     samples = {
         layer: interpreter.sample(
             pictures, PHOTO_SAMPLES, generator=seeded("photos", seed), layer=layer

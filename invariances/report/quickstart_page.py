@@ -105,8 +105,8 @@ def _photos(story: PhotoStory) -> list[str]:
     return [
         paragraph(
             f"Below each picture stand others that a layer of {story.network}, an AlexNet that tells animals, can "
-            "hardly tell from it. One flow that ships draws them for all layers; it drew the pictures at the top too, "
-            "told nothing but the kind."
+            "hardly tell from it: one flow that ships draws them for all layers. The first layers keep the animal, the "
+            "last ones little but colours; how far to trust them: docs/results/photos.md."
         ),
         picture(
             grid(torch.stack(stacked), row_labels=labels, column_labels=list(story.names), scale=2),

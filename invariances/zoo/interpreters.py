@@ -16,6 +16,8 @@ from invariances.system.errors import UserError, nearest
 from invariances.zoo.registry import entry, fetch, names, path
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from invariances.flow.flow import ConditionalFlow
     from invariances.flow.layered import LayeredFlow
 
@@ -107,6 +109,24 @@ def find_offer(name: str, layer: str | None = None) -> Offer:
 def layers_of(name: str) -> list[str]:
     """The layers of a network, or of an interpreter's name, that have shipped or published flows."""
     return list(dict.fromkeys(each.layer for each in offers() if name in (each.name, each.network)))
+
+
+def examples(network: str) -> tuple[Tensor, list[str]] | None:
+    """Pictures (N, 3, S, S) in [-1, 1] to show a network's flows on, and their classes; None where none ship.
+
+    They are samples that the flow drew itself for its first layer, told of photos that may not ship.
+    """
+    found = [entry(each.name) for each in offers() if network in (each.name, each.network)]
+    shown = next((each for each in found if "examples" in each), None)
+    if shown is None:
+        return None
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    with Image.open(Path(__file__).parent / shown["examples"]) as picture:
+        strip = torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).float() / 127.5 - 1
+    return torch.stack(torch.split(strip, strip.shape[1], dim=2)), list(shown["example_names"])
 
 
 def load_flow(offer: Offer, progress: bool = True) -> tuple[ConditionalFlow | LayeredFlow, dict[str, Any]]:
