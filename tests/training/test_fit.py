@@ -95,7 +95,7 @@ def test_frozen_parts_go_where_the_run_says_and_nothing_else_moves_them(setup, w
             moved.append((type(self).__name__, str(args[0] if args else kwargs)))
         return to(self, *args, **kwargs)
 
-    monkeypatch.setattr(fitting, "accelerator", lambda name: torch.device("cpu", 0))
+    monkeypatch.setattr(fitting, "device_of", lambda run: torch.device("cpu", 0))
     monkeypatch.setattr(nn.Module, "to", noted)
     fit(world.small_network(), "4", setup.vae, world.Colours(), **options)
     assert moved == [("Representation", "cpu:0"), ("VAE", "cpu:0")]
