@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,28 +13,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from invariances.autoencoder.storage import save_autoencoder
+from invariances.data.arrays import check_values
+from invariances.data.given import load_images
 from invariances.flow.diverse import diverse_latents
 from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError, nearest
 from invariances.system.files import atomic
-from invariances.system.weights import read_state_dict
-from invariances.zoo.interpreters import Offer, find_offer, knows, load_flow
+from invariances.zoo.interpreters import Offer, find_offer, load_flow
 from invariances.zoo.loading import load_autoencoder
+from invariances.zoo.runs import AUTOENCODER, PREFIX, WEIGHTS, is_name, read_run
 
-CONFIG = "config.yaml"
-WEIGHTS = "interpreter.safetensors"
-AUTOENCODER = "autoencoder.safetensors"
-LAST = "checkpoints/last.ckpt"
 _CHUNK = 64
-_PREFIX = "flow."
 
 
 class Interpreter:
     """x ↦ (z = Φ(x), v = t(E(x) | z)) and back, x = D(t⁻¹(v | z)): paper section 3.
 
-    Images are (N, 3, H, W) in [-1, 1]; they are brought to the autoencoder's size first, as in training.
+    Images are (N, 3, H, W) in [-1, 1], or what `load_images` takes (a path, a PIL picture, an 8-bit array, a list of
+    these); they are brought to the autoencoder's size first, as in training.
 
     Args:
         representation: Φ, the network cut at a layer.
@@ -119,16 +116,31 @@ class Interpreter:
             part.eval().requires_grad_(False)
         return self
 
-    def resized(self, images: Tensor) -> Tensor:
-        """The pictures at the autoencoder's size and on its device, bicubic with antialiasing; in [-1, 1]."""
-        images = images.to(self.device)
-        if images.dim() == 3:
-            images = images[None]
+    def resized(self, images: Any) -> Tensor:
+        """The pictures at the autoencoder's size and on its device, bicubic with antialiasing; in [-1, 1].
+
+        Args:
+            images: (N, 3, H, W) or (3, H, W) in [-1, 1], or whatever else `load_images` takes.
+
+        Raises:
+            UserError: They are no pictures, or have values outside of [-1, 1].
+        """
+        given: Tensor = images
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            given = load_images(images, self.image_size)
+        if given.dim() == 3:
+            given = given[None]
+        if given.dim() != 4 or given.shape[1] != 3 or 0 in given.shape:
+            raise UserError(
+                f"a tensor of shape {tuple(given.shape)} holds no pictures; give (3, H, W) or (N, 3, H, W)"
+            )
+        check_values(given, "a picture")
+        given = given.to(self.device)
         size = (self.image_size, self.image_size)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
-            images = images.clamp(-1, 1)
-        return images
+        if given.shape[-2:] != size:
+            given = F.interpolate(given, size=size, mode="bicubic", antialias=True, align_corners=False)
+            given = given.clamp(-1, 1)
+        return given
 
     @torch.no_grad()
     def represent(self, images: Tensor) -> Tensor:
@@ -195,10 +207,6 @@ class Interpreter:
         if layer not in (None, self.representation.layer):
             other = self.at(str(layer))
             return other.sample(images, n, temperature, generator, guidance=guidance, diverse=diverse)
-        if n < 1 or temperature < 0:
-            raise UserError(
-                f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0"
-            )
         draw = partial(diverse_latents, self.flow) if diverse else self.flow.sample
         return self.decode(draw(self.represent(images), n, temperature, generator, guidance))
 
@@ -245,7 +253,7 @@ class Interpreter:
             "autoencoder": name or AUTOENCODER,
             "autoencoder_fingerprint": self.autoencoder.fingerprint(),  # type: ignore[operator]
         }
-        tensors = {_PREFIX + key: value.cpu().contiguous() for key, value in self.whole.state_dict().items()}
+        tensors = {PREFIX + key: value.cpu().contiguous() for key, value in self.whole.state_dict().items()}
         with atomic(folder / WEIGHTS) as draft:
             save_file(tensors, draft, metadata=metadata)
 
@@ -271,10 +279,10 @@ class Interpreter:
         Raises:
             UserError: Something is missing, damaged, or not what the flow was trained with.
         """
-        if _is_name(folder):
+        if is_name(folder):
             return cls._named(find_offer(os.fspath(folder), layer), network, autoencoder)
-        flow, metadata = _read(Path(folder))
-        representation = _network(json.loads(metadata["representation"]), network)
+        flow, metadata = read_run(Path(folder))
+        representation = _network(metadata, network)
         if representation.fingerprint() != metadata["network_fingerprint"]:
             raise UserError(
                 f"{representation.network_name} has other weights, code or preprocessing now than when {str(folder)!r} "
@@ -319,41 +327,16 @@ def _drawn(posterior: Any, generator: torch.Generator) -> Tensor:
     return sample
 
 
-def _is_name(source: str | os.PathLike[str]) -> bool:
-    """A registered name, where no run's folder of that name is at hand."""
-    return isinstance(source, str) and knows(source) and not (Path(source) / WEIGHTS).exists()
-
-
 def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
     """(C,) of (C, 1, 1); any other shape as it is."""
     return tuple(shape[:1]) if tuple(shape[1:]) == (1, 1) else tuple(shape)
 
 
-def _read(folder: Path) -> tuple[ConditionalFlow | LayeredFlow, dict[str, str]]:
-    if not folder.is_dir():
-        raise UserError(
-            f"folder {str(folder)!r} does not exist; give the folder of a run of `invariances fit`, or a name that "
-            "`invariances models list` shows"
-        )
-    path = folder / WEIGHTS
-    if not path.exists():
-        hint = f"; finish it with `{resume_command(folder)}`" if (folder / LAST).exists() else ""
-        raise UserError(f"folder {str(folder)!r} holds no {WEIGHTS}, so no finished run{hint}")
-    state, metadata = read_state_dict(path)
-    if metadata.get("kind") != "interpreter":
-        raise UserError(f"{str(path)!r} was not written by `invariances fit`; give the folder of a run")
+def _network(metadata: dict[str, str], network: str | os.PathLike[str] | nn.Module | None) -> Representation:
     try:
-        spec = json.loads(metadata["flow"])
-        kind = LayeredFlow if "layers" in spec else ConditionalFlow
-        flow = kind.restored(spec, {key.removeprefix(_PREFIX): each for key, each in state.items()})
-    except (KeyError, AttributeError, TypeError, json.JSONDecodeError):
-        raise UserError(f"{str(path)!r} does not say what its flow is like; train again") from None
-    except UserError as error:
-        raise UserError(f"{str(path)!r} cannot be used: {error}") from None
-    return flow, metadata
-
-
-def _network(spec: dict[str, Any], network: str | os.PathLike[str] | nn.Module | None) -> Representation:
+        spec = dict(json.loads(metadata["representation"]))
+    except (ValueError, TypeError):
+        raise UserError("the run's description of its network is damaged; train again") from None
     if isinstance(network, nn.Module):
         return Representation.from_spec(spec, network=network)
     if network is not None:
@@ -370,20 +353,3 @@ def autoencoder_of(source: str | os.PathLike[str] | nn.Module) -> nn.Module:
     if not Path(source).exists():
         autoencoder.published_name = os.fspath(source)  # type: ignore[assignment]
     return autoencoder.eval().requires_grad_(False)
-
-
-def flow_of(source: str | os.PathLike[str], layer: str | None = None) -> ConditionalFlow:
-    """The flow alone, of a run's folder or of a published or shipped name.
-
-    Raises:
-        UserError: There is none, or it is damaged.
-    """
-    named = _is_name(source)
-    found = load_flow(find_offer(os.fspath(source), layer))[0] if named else _read(Path(source))[0]
-    return found.at(layer or next(iter(found.layers))) if isinstance(found, LayeredFlow) else found
-
-
-def resume_command(folder: str | os.PathLike[str]) -> str:
-    """The words to type to go on with the run in `folder`."""
-    config = shlex.quote(str(Path(folder) / CONFIG))
-    return f"invariances fit -c {config} --resume"

@@ -6,13 +6,16 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 
 HERE = Path(__file__).parent
+SHAPES = "network=Drawn shapes · trained on shape"
 PAGES = {
-    "attacks": "?epsilon=0.1&attack=pgd",
-    "layers": "layers",
+    "attacks": f"?{SHAPES}&epsilon=0.1&attack=pgd",
+    "layers": f"layers?{SHAPES}",
     "texture": "texture",
-    "mixing": "mixing",
-    "video": "video",
+    "mixing": f"mixing?{SHAPES}",
+    "video": f"video?{SHAPES}",
 }
+READY = """document.querySelectorAll('[data-testid=stDownloadButton] button').length == 2
+    && !document.querySelector('[data-stale=true]') && (document.querySelector('video')?.readyState ?? 4) >= 2"""
 BROWSERS = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 
 
@@ -27,6 +30,7 @@ def main(address: str) -> None:
             if name == "video":
                 page.get_by_role("button", name="Translate").click()
             page.get_by_text("Make this again").wait_for(timeout=120_000)
+            page.wait_for_function(READY, timeout=120_000)
             page.wait_for_timeout(1500)
             height = page.evaluate(
                 "document.querySelector('.st-key-footer').getBoundingClientRect().bottom + 24"

@@ -17,7 +17,7 @@ from torch import Tensor
 from invariances.data.arrays import to_uint8
 from invariances.report.grids import grid
 
-_BLURRED_FROM = 100
+_BLURRED_FROM, _COLUMNS = 100, 8
 
 
 def lead(text: str) -> None:
@@ -55,10 +55,11 @@ def figure(image: Tensor, caption: str = "") -> str:
 
 
 def row(images: Sequence[Tensor] | Tensor, captions: Sequence[str] | None = None, side: int = 124) -> str:
-    """Pictures side by side, as many as fit."""
+    """Pictures side by side, eight at most, and less than `side` wide where they would not fit."""
     names = captions or [""] * len(images)
     inner = "".join(figure(image, name) for image, name in zip(images, names))
-    return f"<div class='inv-row' style='--side:{side}px'>{inner}</div>"
+    columns = max(1, min(_COLUMNS, len(images)))
+    return f"<div class='inv-row' style='--side:{side}px; --columns:{columns}'>{inner}</div>"
 
 
 def equation(parts: Sequence[tuple[Tensor, str]], signs: Sequence[str]) -> str:

@@ -25,7 +25,6 @@ LABELS = {
     "shapes_shape": "Drawn shapes · trained on shape",
     "shapes_texture": "Drawn shapes · trained on texture",
     "alexnet_animals": "Photos of animals · AlexNet",
-    "animals10": "Animal faces · ten kinds",
     "alexnet": "AlexNet · ImageNet",
     "resnet50": "ResNet-50 · ImageNet",
     "resnet50_trained_on_SIN": "ResNet-50 · Stylized ImageNet",

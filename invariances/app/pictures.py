@@ -22,7 +22,7 @@ from invariances.app.compute import computed
 from invariances.app.figures import address
 from invariances.app.frame import public
 from invariances.data.arrays import to_array
-from invariances.data.files import list_images, open_image
+from invariances.data.files import SUFFIXES, list_images, open_image
 from invariances.data.given import load_images
 from invariances.data.shapes import SHAPES, TEXTURES, Shapes
 from invariances.experiments.samples import made_pictures
@@ -110,14 +110,27 @@ def folders() -> list[str]:
     if not DATA.is_dir():
         return []
     names = sorted(each.name for each in DATA.iterdir() if each.is_dir() and not each.name.startswith("."))
-    return [name for name in sorted(names, key=lambda name: name != "custom") if _listed(name)]
+    return [name for name in sorted(names, key=lambda name: name != "custom") if _holds_some(DATA / name)]
+
+
+def _holds_some(folder: Path) -> bool:
+    """Whether there is a picture, without a list of thousands."""
+    return any(
+        os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
+        for _, _, names in os.walk(folder, followlinks=True)
+        for name in names
+    )
 
 
 def _listed(folder: str) -> list[Path]:
-    try:
-        return list_images(DATA / folder)
-    except UserError:
-        return []
+    """The pictures of a folder, listed once in each run of a page."""
+    known: dict[str, list[Path]] = st.session_state.setdefault("listed", {})
+    if folder not in known:
+        try:
+            known[folder] = list_images(DATA / folder)
+        except UserError:
+            known[folder] = []
+    return known[folder]
 
 
 @lru_cache(maxsize=512)
@@ -229,6 +242,7 @@ def choose(network: str, many: bool = False, prefer: str = "") -> list[Picture]:
         many: Several can be chosen.
         prefer: The source that is shown first, where it is offered.
     """
+    st.session_state["listed"] = {}
     paints = network in models.painters()
     start = f"{network}:" if paints else "drawn-"
     chosen = _chosen([f"{start}{number}" for number in FIRST[many]], many)
@@ -364,5 +378,5 @@ def gallery_images(size: int, beside: str) -> Tensor:
     if source in models.painters():
         return load_images(_make(source), size)
     if source in folders():
-        return batch(_readable(source, _listed(source)[:_PAGE])[0], size)
+        return batch(_readable(source, list_images(DATA / source)[:_PAGE])[0], size)
     return Shapes(COUNT, seed=SEED, size=size).images(range(COUNT))

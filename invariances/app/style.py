@@ -33,7 +33,7 @@ CSS = """<style>
 .inv-head { font-size: 1.02rem; font-weight: 620; margin: .5rem 0 .1rem; }
 .inv-note { font-size: .86rem; opacity: .7; margin: 0 0 .35rem; max-width: 60rem; line-height: 1.45; }
 .inv-row { display: grid; gap: 10px; justify-content: start;
-  grid-template-columns: repeat(auto-fill, min(var(--side), 27vw)); }
+  grid-template-columns: repeat(var(--columns), minmax(0, var(--side))); }
 .inv-row figure, .inv-sum figure, .inv-table figure { margin: 0; }
 .inv-row img, .inv-sum img, .inv-table img { width: 100%; aspect-ratio: 1; image-rendering: pixelated; display: block;
   border-radius: 6px; background: rgba(128, 128, 128, .12); }
@@ -46,7 +46,7 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
 .inv-table { overflow-x: auto; }
 .inv-table table { border-collapse: separate; border-spacing: 6px; }
 .inv-table td, .inv-table th { padding: 0; border: 0; vertical-align: middle; font-weight: 500; font-size: .82rem; }
-.inv-table td.cell { width: var(--side, 104px); min-width: min(64px, 17vw); }
+.inv-table td.cell { vertical-align: top; width: var(--side, 104px); min-width: min(64px, 17vw); }
 .inv-table td.own img { box-shadow: 0 0 0 2px #0e7490; }
 .inv-table td.diagonal img { box-shadow: 0 0 0 2px #d97706; }
 .inv-layer { display: grid; grid-template-columns: 128px 1fr; gap: 14px; padding: 12px 0; align-items: center;
@@ -89,9 +89,10 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
 @media (max-width: 640px) {
   .stMainBlockContainer, .block-container { padding-left: 1rem; padding-right: 1rem; }
   .inv-title { font-size: 1.35rem; }
+  .inv-row { grid-template-columns: repeat(auto-fill, min(var(--side), 27vw)); }
   .inv-layer .inv-row { grid-template-columns: repeat(4, 1fr); }
   .inv-layer { grid-template-columns: 1fr; gap: 6px; }
-  .inv-table td.cell { width: auto; }
+  .inv-table td.cell { width: 18vw; min-width: 18vw; max-width: 18vw; }
   [class*="st-key-tile-"] button { width: 48px; height: 48px; min-height: 48px; }
 }
 </style>"""

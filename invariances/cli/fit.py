@@ -42,9 +42,9 @@ def fit(argv: list[str]) -> int:
         parsed = parser.parse_args(words_of(parser, argv))
         config = instantiated(parser, parsed)
 
-    from invariances.interpreter import resume_command
     from invariances.training.fit import fit_config
     from invariances.training.stopping import Stopped
+    from invariances.zoo.runs import resume_command
 
     try:
         fit_config(config)

@@ -58,7 +58,12 @@ _USERS_OS_ERRORS = {
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "it is a folder, not a file",
     errno.EEXIST: "it exists already",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "it is a link to itself",
+    errno.ENXIO: "it is a device that is not there",
+    errno.ENODEV: "it is a device that is not there",
 }
+_NO_MEMORY = ("can't allocate memory", "out of memory", "not enough memory")
 
 
 def overview(commands: dict[str, Any], program: str) -> str:
@@ -121,7 +126,9 @@ def _says(error: BaseException) -> str | None:
         return " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in _USERS_OS_ERRORS:
         what = _USERS_OS_ERRORS[error.errno]
-        return f"{error.filename}: {what}" if error.filename else f"{what}: {error}"
+        return f"{os.fsdecode(error.filename)}: {what}" if error.filename else f"{what}: {error}"
+    if isinstance(error, MemoryError) or any(each in str(error) for each in _NO_MEMORY):
+        return "the memory does not suffice; give smaller sizes, fewer pictures or samples, or a smaller batch size"
     return None
 
 

@@ -143,20 +143,18 @@ def build(name: str, output: str = "models", photos: str | None = None, weights:
     """Train shipped models again from nothing, and write them to a folder; takes hours, and goes on where it stopped.
 
     Args:
-        name: `shapes`, `animals` or `photos`; a shipped model's own name stands for all that are trained with it.
+        name: `shapes` or `photos`; a shipped model's own name stands for all that are trained with it.
         output: Folder to write to.
-        photos: For animals and photos: folder that holds `animalfaces10/` and `animals64/`; for the photos also
-            `animals64_more.tar` and `dogs64.tar`.
-        weights: For the animals: file of timm's tf_efficientnet_lite0. For the photos: file of AlexNet's convolutions
-            and LPIPS' linear layers.
+        photos: For the photos: folder that holds `animalfaces10/`, `animals64/`, `animals64_more.tar` and `dogs64.tar`.
+        weights: For the photos: file of AlexNet's convolutions and LPIPS' linear layers.
 
     Example:
         invariances models build shapes --output models
-        invariances models build animals --photos photos/ --weights tf_efficientnet_lite0.safetensors
+        invariances models build photos --photos photos/ --weights alexnet_features_lpips.safetensors
     """
     from invariances import zoo
 
-    if name not in ("shapes", "animals", "photos") and "package" not in zoo.entry(name):
+    if name not in ("shapes", "photos") and "package" not in zoo.entry(name):
         raise UserError(f"{name} was not trained here; `invariances models download {name}` fetches it.")
     if name.startswith("shapes"):
         from invariances.recipes import shapes_models as shapes
@@ -166,14 +164,9 @@ def build(name: str, output: str = "models", photos: str | None = None, weights:
         return
     if photos is None or weights is None:
         raise UserError(f"building {name} needs --photos FOLDER and --weights FILE; see --help.")
-    if name in ("photos", "photos64_ae", "alexnet_animals"):
-        from invariances.recipes import photos_flow
+    from invariances.recipes import photos_flow as photos_models
 
-        photos_flow.build(output, photos, weights)
-    else:
-        from invariances.recipes import animals_models as animals
-
-        animals.build(output, photos, weights)
+    photos_models.build(output, photos, weights)
     print(Path(output))
 
 

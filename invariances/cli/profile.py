@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from invariances.system.errors import UserError
+
 
 def profile_network(
     network: str,
@@ -12,6 +14,7 @@ def profile_network(
     images: str | None = None,
     output: str = "profile",
     weights: str | None = None,
+    checkpoints: str | None = None,
     held_out: str | None = None,
     preset: str = "minutes",
     n: int = 8,
@@ -34,6 +37,8 @@ def profile_network(
         images: Folder of pictures; "shapes" for drawn ones. By default those that the runs kept out, or drawn ones.
         output: Folder to write to.
         weights: The network's weights file, where they are not its own.
+        checkpoints: Pattern of the network's weights files while it trained, in quotes: each is profiled, in order of
+            the numbers in their names, and a page shows what it learns to keep and to forget.
         held_out: Folder of pictures to keep out; by default a tenth of the images.
         preset: Of the flows that are trained: minutes, hours or published.
         n: Samples per picture.
@@ -46,6 +51,7 @@ def profile_network(
     Example:
         invariances profile shapes_shape
         invariances profile runs/resnet50_layer4
+        invariances profile shapes_shape --checkpoints 'checkpoints/*.safetensors' --layers stage3 logits
         invariances profile resnet50 --layers layer1 layer4 fc --autoencoder my.safetensors --images photos/
     """
     settings = {
@@ -57,7 +63,7 @@ def profile_network(
         "seed": seed,
         "device": device,
     }
-    _profile(network, layers, (autoencoder, images, weights, held_out), output, settings)
+    _profile(network, layers, (autoencoder, images, weights, held_out, checkpoints), output, settings)
 
 
 def _profile(
@@ -71,8 +77,16 @@ def _profile(
     from invariances.recipes.profile import ProfileConfig
     from invariances.recipes.profile_subjects import profile_named
 
-    autoencoder, images, weights, held_out = parts
+    autoencoder, images, weights, held_out, checkpoints = parts
     config = ProfileConfig(**settings)
+    if checkpoints is not None:
+        from invariances.recipes.profile_training import profile_training_named
+
+        if weights is not None:
+            raise UserError("give --weights or --checkpoints, not both")
+        sources = autoencoder, images, held_out
+        profile_training_named(network, layers, sources, checkpoints, output, config)
+        return
     profile_named(
         network, layers, autoencoder, images, output, weights=weights, held_out=held_out, config=config
     )

@@ -42,7 +42,7 @@ def class_number(interpreter: Interpreter, name: str) -> int:
     names = interpreter.representation.class_names or []
     if name in names:
         return names.index(name)
-    if name.isdecimal():
+    if name.isdecimal() and len(name) < 10:
         return int(name)
     known = nearest(name, names) if names else "numbers only"
     raise UserError(f"{interpreter.representation.network_name} knows no class {name!r}; nearest: {known}")

@@ -52,4 +52,4 @@ def sample(
         tiles, names = [*tiles, interpreter.reconstruct(pictures).cpu()], [*names, "autoencoder"]
     rows = torch.stack([*tiles, *samples.unbind(1)], dim=1)
     place = Path(model) / "samples.png" if Path(model).is_dir() else Path("samples.png")
-    print(save_grid(rows, output or place, column_labels=[*names, *["sample"] * n]))
+    print(save_grid(rows, place if output is None else output, column_labels=[*names, *["sample"] * n]))

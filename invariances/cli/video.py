@@ -14,8 +14,7 @@ def video(
 ) -> None:
     """Show the picture's content with the invariances of each frame of a clip.
 
-    The result has the clip's times and sound, as H.264 in an mp4 that browsers play. Clips of any length are read as a
-    stream.
+    The result has the clip's times and sound, as H.264 in an mp4 that browsers play. Clips are read as a stream.
 
     Args:
         model: A run's folder, or a name that `invariances models list` shows.
@@ -38,13 +37,9 @@ def video(
     from invariances.cli.results import interpreter_of, pictures_of, write_json
     from invariances.data.clips import Clip, ClipWriter, DrawnClip
     from invariances.experiments.video import translated
-    from invariances.system.errors import UserError
     from invariances.system.files import atomic
 
-    if Path(output).suffix.lower() != ".mp4":
-        raise UserError(f"{output!r} has not the ending of what is written; use .mp4")
-    if clip is not None and Path(output).resolve() == Path(clip).resolve():
-        raise UserError(f"{output!r} is the clip itself; write elsewhere")
+    _check(output, clip)
     interpreter = interpreter_of(model, layer, network, device)
     side = interpreter.image_size
     picture = pictures_of([image], side)[0]
@@ -67,3 +62,14 @@ def video(
         "sound": source.sound is not None,
     }
     print(write_json(output, {**about, "network": interpreter.representation.network_name, "side": side}))
+
+
+def _check(output: str, clip: str | None) -> None:
+    from pathlib import Path
+
+    from invariances.system.errors import UserError
+
+    if Path(output).suffix.lower() != ".mp4":
+        raise UserError(f"{output!r} has not the ending of what is written; use .mp4")
+    if clip is not None and Path(output).resolve() == Path(clip).resolve():
+        raise UserError(f"{output!r} is the clip itself; write elsewhere")

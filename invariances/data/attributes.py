@@ -8,11 +8,12 @@ An empty cell, or a picture without a row, is not known.
 from __future__ import annotations
 
 import csv
+import hashlib
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,15 @@ def attributes_of(pictures: Sequence[Any], classes: Sequence[str] = ()) -> list[
     ]
 
 
+def digest_of_attributes(attributes: Mapping[str, Attribute]) -> str:
+    """A short hash of what is known."""
+    digest = hashlib.sha256()
+    for name, each in attributes.items():
+        digest.update(repr((name, each.kinds, each.circular)).encode())
+        digest.update(each.values.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
 def source_of(pictures: Any) -> tuple[Any, list[int]]:
     """The data set that these are a part of, and which of its items they are."""
     places = list(range(len(pictures)))
@@ -102,20 +112,27 @@ def _items(pictures: Any) -> list[Mapping[str, Any]]:
 def _of_file(source: Any, k: int) -> Mapping[str, Any]:
     name, path = str(source.names[k]), str(source.paths[k])
     root = path[: -len(name)] if path.endswith(name) else ""
-    told = dict(_table(Path(root) / LABELS).get(Path(name).as_posix(), {})) if root else {}
+    told = dict(_rows(Path(root) / LABELS).get(Path(name).as_posix(), {})) if root else {}
     names, label = getattr(source, "classes", []), int(source.labels[k])
     return told | ({"class": str(names[label])} if names and label >= 0 else {})
 
 
-@cache
-def _table(path: Path) -> Mapping[str, Mapping[str, str]]:
+def _rows(path: Path) -> Mapping[str, Mapping[str, str]]:
+    """Rows of a table by picture, read once until it changes; none where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return {}
+    return _table(path, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=8)
+def _table(path: Path, changed: int, size: int) -> Mapping[str, Mapping[str, str]]:
     """Rows by picture.
 
     Raises:
         UserError: The file cannot be read.
     """
-    if not path.is_file():
-        return {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file, strict=True))

@@ -28,7 +28,7 @@ from invariances.data.arrays import center_box, from_uint8, random_box, to_array
 from invariances.data.files import BrokenImage, list_images, open_image
 from invariances.data.given import load_images
 from invariances.data.parallel import in_parallel, threads
-from invariances.data.splitting import held_out_places, spread
+from invariances.data.splitting import held_out_places, is_whole, spread
 from invariances.data.trees import arrange
 from invariances.system.errors import UserError
 from invariances.system.files import cache_home
@@ -87,8 +87,8 @@ class ImageFolder(Dataset[dict[str, Any]]):
     ) -> None:
         if crop not in ("center", "random"):
             raise UserError(f"crop {crop!r} is unknown; use 'center' or 'random'")
-        if size < 1 or views < 1:
-            raise UserError(f"size ({size}) and views ({views}) must be at least 1")
+        if not is_whole(size) or not is_whole(views) or size < 1 or views < 1:
+            raise UserError(f"size ({size}) and views ({views}) must be whole numbers of at least 1")
         if views > 1 and crop == "center":
             raise UserError(f"views={views} asks for several crops of a picture; set crop='random' as well")
         roots = (

@@ -54,6 +54,10 @@ class Classes:
 def classes_of(representation: Representation) -> Classes:
     """Whether the network has classes; see above."""
     name = representation.network_name
+    if not representation.has_logits:
+        return Classes(
+            None, f"{name} has no classes: its output cannot be had, as with weights that lack the head"
+        )
     lines = survey(representation)
     ends = [line for line in lines if line.name == "logits"]
     if not ends or len(ends[0].shape) != 1:

@@ -25,7 +25,7 @@ from invariances.evaluation.classes import Classes, classes_of
 from invariances.evaluation.tables import Table
 from invariances.interpreter import Interpreter
 from invariances.representation.representation import Representation, Representations
-from invariances.system.checks import number
+from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
 
@@ -50,7 +50,7 @@ class Sampling:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        number("n", self.n, 1, whole=True)
+        number("n", self.n, 1, MOST_SAMPLES + 1, whole=True)
         number("temperature", self.temperature, 0)
         number("seed", self.seed, 0, whole=True)
         number("batch_size", self.batch_size, 1, whole=True)

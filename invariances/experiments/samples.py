@@ -7,6 +7,7 @@ from torch import Tensor
 
 from invariances.flow.layered import LayeredFlow
 from invariances.interpreter import Interpreter
+from invariances.system.checks import MOST_SAMPLES
 from invariances.system.errors import UserError
 
 CHUNK = 64
@@ -32,9 +33,10 @@ def invariances(
     Raises:
         UserError: There would be no samples.
     """
-    if n < 1 or not 0 <= temperature < float("inf"):
+    if not 1 <= n <= MOST_SAMPLES or not 0 <= temperature < float("inf"):
         raise UserError(
-            f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, temperature ≥ 0"
+            f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1 (and no more than "
+            f"{MOST_SAMPLES:,}), temperature ≥ 0"
         )
     shape = (count, n, *interpreter.flow.latent_shape)
     return (temperature * torch.randn(shape, generator=generator)).to(interpreter.device)

@@ -104,6 +104,8 @@ class Shards:
                 told["done"],
                 told["about"],
             )
+            if not 0 <= found.done <= found.rows or found.rows_per_shard < 1 or found.row_bytes < 1:
+                return None
             for shard in range(math.ceil(found.done / found.rows_per_shard)):
                 rows = min(found.rows_per_shard, found.done - shard * found.rows_per_shard)
                 if found._path(shard).stat().st_size < rows * found.row_bytes:

@@ -22,6 +22,7 @@ from invariances.flow.layers import ActNorm
 from invariances.flow.map_velocity import grid_of
 from invariances.flow.maps import Maps
 from invariances.flow.transform import Transform
+from invariances.system.checks import MOST_SAMPLES
 from invariances.system.errors import UserError
 
 EMBEDDERS: dict[str, Callable[[EmbedderConfig, Sequence[int], int, bool], Embedder]] = {
@@ -151,9 +152,9 @@ class ConditionalFlow(nn.Module):
         Raises:
             UserError: `n` or `temperature` gives no samples, or the flow cannot be guided.
         """
-        if n < 1 or not 0 <= temperature < math.inf:
+        if not isinstance(n, int) or not 1 <= n <= MOST_SAMPLES or not 0 <= temperature < math.inf:
             raise UserError(
-                f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1, and a number ≥ 0"
+                f"n = {n} and temperature = {temperature} give no samples; use 1 to {MOST_SAMPLES:,}, and a number ≥ 0"
             )
         embedding = self.embed(representation)
         count, weight = len(embedding) * n, self._weight()

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from invariances.data.images import ImageFolder
-from invariances.interpreter import AUTOENCODER
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.system.files import check_writable
 from invariances.training.autoencoder import fit_autoencoder, new_vae
+from invariances.zoo.runs import AUTOENCODER
 
 
 def train(config: Any, folders: Sequence[str] = ()) -> Path:

@@ -20,12 +20,12 @@ from tqdm import tqdm
 from invariances.autoencoder.lpips import LPIPS
 from invariances.autoencoder.spatial import SpatialAutoencoder
 from invariances.data.splitting import held_out_places
-from invariances.interpreter import AUTOENCODER
 from invariances.system.errors import UserError
 from invariances.system.files import atomic
 from invariances.training.autoencoder import fit_autoencoder
 from invariances.training.autoencoder_config import Objective, Schedule
 from invariances.training.config import Precision, RunConfig
+from invariances.zoo.runs import AUTOENCODER
 
 SIZE, CHANNELS, SEED, HELD_OUT = 64, 32, 0, 0.05
 FOLDERS, ARCHIVES = ("animals64", "animalfaces10"), ("animals64_more.tar", "dogs64.tar")

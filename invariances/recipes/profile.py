@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
+from invariances.data.attributes import digest_of_attributes
 from invariances.data.identity import identify
 from invariances.data.splitting import limited, spread
 from invariances.evaluation.bootstrap import missing
@@ -24,8 +25,8 @@ from invariances.evaluation.looking import Sampling
 from invariances.evaluation.numbers import finite
 from invariances.evaluation.profiling import LayerProfile, profile_layer
 from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import CONFIG, WEIGHTS, Interpreter, autoencoder_of
-from invariances.recipes.profile_attributes import readers_of
+from invariances.interpreter import Interpreter, autoencoder_of
+from invariances.recipes.profile_attributes import known_of, readers_of
 from invariances.recipes.profile_beside import NO_LPIPS, beside_of
 from invariances.recipes.profile_store import (
     begin,
@@ -38,13 +39,14 @@ from invariances.recipes.profile_store import (
 )
 from invariances.report.profile_page import ProfileStory, write_profile_page
 from invariances.representation.representation import Representation
-from invariances.system.checks import number
+from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.machine import accelerator
 from invariances.training.config import PRESETS, DataConfig, FitConfig, RunConfig
 from invariances.training.data import FeatureData, Images
 from invariances.training.fit import fit_layers, train_flow
+from invariances.zoo.runs import CONFIG, WEIGHTS
 
 PROFILE, PAGE = "profile.json", "index.html"
 NOT_READ = "it cannot be read of the autoencoder's code, so samples cannot tell"
@@ -83,7 +85,7 @@ class ProfileConfig:
                 f"preset is {self.preset!r}; use minutes, hours or published (a flow over maps is trained by "
                 "`invariances fit --preset maps`, and its run's folder profiled)"
             )
-        number("n", self.n, 2, whole=True)
+        number("n", self.n, 2, MOST_SAMPLES + 1, whole=True)
         number("limit", self.limit, 2, whole=True)
         number("shown", self.shown, 1, whole=True)
         number("seed", self.seed, 0, whole=True)
@@ -286,14 +288,16 @@ def _found(
     order = list(subject.interpreters)
     features = subject.data.held_out_features
     beside = beside_of(shown, config.second, config.lpips, accelerator(config.device))
-
+    about_pictures = known_of(subject.data)
+    told_of = [digest_of_attributes(each) for each in about_pictures]
     keys, known = {}, {}
     for layer, each in subject.interpreters.items():
-        keys[layer] = json.dumps([key, each.representation.fingerprint(), state_digest(each.flow)])
+        keys[layer] = json.dumps([key, told_of, each.representation.fingerprint(), state_digest(each.flow)])
         known[layer] = known_layer(folder, layer, keys[layer])
     told, readers = None, None
     if None in known.values():
-        readers = readers_of(subject.interpreters, subject.data, config.seed, beside.reader is None)
+        parts = subject.interpreters, subject.data, about_pictures, config.seed
+        readers = readers_of(*parts, of_code=beside.reader is None)
         if subject.untold is not None:
             told = log_probs(subject.untold(), features(order[0]), config.seed)
     beside = replace(beside, code_reader=None if readers is None else readers.code)

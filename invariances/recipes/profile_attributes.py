@@ -73,18 +73,29 @@ def can_be_read(table: Table, seed: int) -> bool:
     return bool(low > LEAST)
 
 
+def known_of(data: FeatureData) -> tuple[dict[str, Attribute], dict[str, Attribute]]:
+    """What is known of the training pictures, and of those kept out."""
+    training, kept_out = attributes_of([ConcatDataset(data.train_sets), data.held_out_set])
+    return training, kept_out
+
+
 def readers_of(
-    interpreters: Mapping[str, Interpreter], data: FeatureData, seed: int, of_code: bool = True
+    interpreters: Mapping[str, Interpreter],
+    data: FeatureData,
+    known: tuple[Mapping[str, Attribute], Mapping[str, Attribute]],
+    seed: int,
+    of_code: bool = True,
 ) -> Readers | None:
     """Readers of what is known of the pictures; None where nothing is.
 
     Args:
         interpreters: By layer.
         data: With training pictures and others kept out.
+        known: As of `known_of`.
         seed: Of weights and batches.
         of_code: Whether a reader of the code is wanted.
     """
-    training, kept_out = attributes_of([ConcatDataset(data.train_sets), data.held_out_set])
+    training, kept_out = known
     if not training:
         return None
     first, own = next(iter(interpreters.values())), copy(data)

@@ -11,7 +11,7 @@ from typing import Any
 from invariances.data.identity import Identity, without
 from invariances.data.shapes import Shapes
 from invariances.flow.config import FlowConfig
-from invariances.interpreter import WEIGHTS, Interpreter
+from invariances.interpreter import Interpreter
 from invariances.recipes.evaluate_run import pictures_of
 from invariances.recipes.profile import PAGE, ProfileConfig, Subject, begun, measured, profile, untold_flow
 from invariances.recipes.shapes_flows import AUTOENCODER, PICTURES, STEPS, TRAIN_SEED
@@ -25,6 +25,7 @@ from invariances.training.config import DataConfig, FitConfig, LearningConfig, R
 from invariances.training.data import FeatureData
 from invariances.training.run_folder import TRAINED_ON, read_config
 from invariances.zoo.interpreters import Offer, offers
+from invariances.zoo.runs import WEIGHTS
 
 DRAWN, DRAWN_SEED = "shapes", 1_000_000
 KEPT_OUT = 1_000
@@ -175,7 +176,8 @@ def profile_runs(
         folder: Of a run, or of several.
         output: Folder to write to.
         layers: Some of theirs; by default all.
-        images: Other pictures, of which those that a run was trained on are left out.
+        images: Other pictures: one half for readers of attributes to learn from, the other to measure on, without
+            those that a run was trained on.
         config: How closely to look.
 
     Raises:
@@ -186,11 +188,15 @@ def profile_runs(
     found, places = _loaded(folder, layers, config)
     first = next(iter(found.values()))
     settings = read_config(places[0])
-    data = pictures_of(places[0], settings, first.image_size, images, config.progress)
-    for place in places[1:]:
+    if images is None:
+        data = pictures_of(places[0], settings, first.image_size, None, config.progress, training=True)
+    else:
+        data = FeatureData(images, None, DataConfig(held_out=0.5), progress=config.progress)
+        data.read(first.image_size)
+    for place in places:
         kept, _ = without(data.held_out_set, Identity.load(place / TRAINED_ON), config.progress)
         if kept is None:
-            raise UserError(f"the runs in {str(folder)!r} have no picture in common that none was trained on")
+            raise UserError(f"of the pictures none is left that no run in {str(folder)!r} was trained on")
         data.held_out_set = kept
     begun(first.representation, first.autoencoder, data, config, target)
     data.prepare([each.representation for each in found.values()], first.autoencoder, training=False)

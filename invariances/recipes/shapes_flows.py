@@ -8,11 +8,12 @@ from typing import Any
 
 from invariances.data.shapes import Shapes
 from invariances.flow.config import FlowConfig
-from invariances.interpreter import LAST, WEIGHTS, Interpreter
+from invariances.interpreter import Interpreter
 from invariances.system.errors import UserError
 from invariances.training.config import DataConfig, LearningConfig, Precision, RunConfig
 from invariances.training.fit import fit
 from invariances.zoo.interpreters import layers_in, save_flows
+from invariances.zoo.runs import LAST, WEIGHTS
 
 NETWORKS = ("shapes_shape", "shapes_texture")
 LAYERS = ("stage2", "stage3", "pool", "logits")

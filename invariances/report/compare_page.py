@@ -35,7 +35,7 @@ def write_compare_page(story: CompareStory, path: Path) -> Path:
     summary = story.summary
     names = [str(summary[each]["network"]) for each in ("one", "other")]
     if names[0] == names[1]:
-        names = [str(summary[each]["folder"]) for each in ("one", "other")]
+        names = distinct(*(str(summary[each]["folder"]) for each in ("one", "other")))
     one, other = (html.escape(each) for each in names)
     opening = (
         f"<p>Both networks looked at the same {summary['pictures_sampled']} pictures, and samples were drawn from the "
@@ -51,11 +51,23 @@ def write_compare_page(story: CompareStory, path: Path) -> Path:
     return save_page(text.replace("</body>", SCRIPT + "</body>"), path)
 
 
+def distinct(one: str, other: str) -> list[str]:
+    """The ends of two paths from where they differ on, or both as they are where they do not."""
+    parts = [Path(each).parts for each in (one, other)]
+    for count in range(1, max(map(len, parts)) + 1):
+        ends = ["/".join(each[-count:]) for each in parts]
+        if ends[0] != ends[1]:
+            return ends
+    return [one, other]
+
+
 def difference_charts(layers: Mapping[str, Mapping[str, Any]]) -> str:
     """One small chart per number that both have."""
     order = list(layers)
     names = list(dict.fromkeys(name for each in layers.values() for name in each))
-    wanted = [name for name in names if name in CHARTS or name.startswith(("factor ", "probe ", VARIANCE))]
+    known = [name for name in CHARTS if name in names]
+    kinds = [name for prefix in (VARIANCE, "factor ", "probe ") for name in names if name.startswith(prefix)]
+    wanted = list(dict.fromkeys([*known, *kinds]))
     parts = []
     for name in wanted:
         found = [layers[layer].get(name, {}) for layer in order]
@@ -64,13 +76,25 @@ def difference_charts(layers: Mapping[str, Mapping[str, Any]]) -> str:
             order,
             [each.get("difference") for each in found],
             [each.get("difference_interval") for each in found],
+            limits=around_zero(found),
             marked=marked,
         )
         kind, _, rest = name.partition(" ")
         words = {"factor": "{} kept", "probe": "{} as a probe reads it"}.get(kind)
-        title = chart_of(name)[0] if words is None else words.format(rest.replace("_", " "))
-        parts.append(f"<figure><b>{html.escape(title)}</b>{chart}</figure>")
+        title, sentence, _ = (
+            chart_of(name) if words is None else (words.format(rest.replace("_", " ")), "", None)
+        )
+        caption = f"<figcaption>{html.escape(sentence)}</figcaption>"
+        parts.append(f"<figure><b>{html.escape(title)}</b>{chart}{caption}</figure>")
     return f'<div class="charts">{"".join(parts)}</div>'
+
+
+def around_zero(found: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Limits of an axis with 0 in the middle, at least a tenth to both sides."""
+    ends = [each.get("difference") or 0.0 for each in found]
+    ends += [end for each in found for end in each.get("difference_interval") or ()]
+    most = max([0.1, *map(abs, ends)])
+    return -most, most
 
 
 def gallery(story: CompareStory, names: Sequence[str]) -> list[str]:

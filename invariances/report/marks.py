@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 INK, BLUE, ORANGE = "#5a6270", "#3b6fb6", "#e07b39"
+PALETTE = (BLUE, ORANGE, "#3f9d6d", "#a05cb5", "#b8912f", "#5a6270")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 300, 190, 44, 46, 12
 
 
@@ -45,45 +46,94 @@ def dots(
         marked: Names whose dots are orange.
         rings: Further values, one per name, drawn hollow: what a probe says.
     """
-    low, high = limits or _limits(values, intervals)
-    span = (high - low) or 1.0
-    inner = _HEIGHT - _BOTTOM - _TOP
-
-    def y(value: float) -> float:
-        return _TOP + inner * (1 - (min(max(value, low), high) - low) / span)
-
-    step = (_WIDTH - _LEFT - 10) / max(len(names), 1)
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
-    for tick in np.linspace(low, high, 5):
-        parts.append(
-            f'<line x1="{_LEFT}" x2="{_WIDTH - 6}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" class="rule"/>'
-            f'<text x="{_LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{tick:.3g}</text>'
-        )
-    points = []
+    axes = _Axes(names, limits or _limits(values, intervals))
+    points, drawn = [], []
     for k, (name, value, interval) in enumerate(zip(names, values, intervals, strict=True)):
-        x = _LEFT + step * (k + 0.5)
-        label = html.escape(name if len(name) <= 14 else "…" + name[-13:])
-        at = _HEIGHT - _BOTTOM + 14
-        parts.append(
-            f'<text x="{x:.1f}" y="{at}" text-anchor="end" transform="rotate(-30 {x:.1f} {at})">{label}</text>'
-        )
         if value is None:
             continue
-        colour = ORANGE if name in marked else BLUE
-        points.append(f"{x:.1f},{y(value):.1f}")
-        bar = "" if interval is None else _bar(x, y(interval[0]), y(interval[1]), colour)
-        hint = html.escape(f"{name}: {shown(value, interval, 3)}")
-        parts.append(
-            f'<g>{bar}<circle cx="{x:.1f}" cy="{y(value):.1f}" r="4" fill="{colour}"/><title>{hint}</title></g>'
-        )
+        x, colour = axes.x(k), ORANGE if name in marked else BLUE
+        points.append((x, axes.y(value)))
+        drawn.append(axes.dot(x, value, interval, colour, name))
     for k, (name, value) in enumerate(zip(names, rings)):
         if value is not None:
+            drawn.append(_ring(axes.x(k), axes.y(value), f"{name}, probe: {shown(value, digits=3)}"))
+    return axes.chart([_line(points, BLUE), *drawn])
+
+
+def curves(
+    names: Sequence[str],
+    values: Mapping[str, Sequence[float | None]],
+    intervals: Mapping[str, Sequence[Sequence[float] | None]],
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """One line per key of `values`, along the same names, and what each colour stands for.
+
+    Args:
+        names: Along the axis.
+        values: By line; None leaves a gap.
+        intervals: [low, high] of each.
+        limits: Of the vertical axis; by default those of the data.
+    """
+    every = [each for line in values.values() for each in line]
+    ends = [each for line in intervals.values() for each in line]
+    axes = _Axes(names, limits or _limits(every, ends))
+    drawn, words = [], []
+    for number, (key, line) in enumerate(values.items()):
+        colour = PALETTE[number % len(PALETTE)]
+        known = [(axes.x(k), axes.y(value)) for k, value in enumerate(line) if value is not None]
+        drawn.append(_line(known, colour))
+        for k, (value, interval) in enumerate(zip(line, intervals[key], strict=True)):
+            if value is not None:
+                drawn.append(axes.dot(axes.x(k), value, interval, colour, f"{key}, {names[k]}"))
+        words.append(f'<span style="color:{colour}">● {html.escape(key)}</span>')
+    return axes.chart(drawn) + f'<div class="legend">{" ".join(words)}</div>'
+
+
+class _Axes:
+    """Where names and values lie, and the frame around them."""
+
+    def __init__(self, names: Sequence[str], limits: tuple[float, float]) -> None:
+        self.names, (self.low, self.high) = names, limits
+        self.step = (_WIDTH - _LEFT - 10) / max(len(names), 1)
+
+    def x(self, k: int) -> float:
+        """Of the k-th name."""
+        return _LEFT + self.step * (k + 0.5)
+
+    def y(self, value: float) -> float:
+        """Of a value; those beyond the limits lie on them."""
+        share = (min(max(value, self.low), self.high) - self.low) / ((self.high - self.low) or 1.0)
+        return _TOP + (_HEIGHT - _BOTTOM - _TOP) * (1 - share)
+
+    def dot(self, x: float, value: float, interval: Sequence[float] | None, colour: str, name: str) -> str:
+        """A dot with its interval, which tells its numbers under the pointer."""
+        bar = "" if interval is None else _bar(x, self.y(interval[0]), self.y(interval[1]), colour)
+        hint = html.escape(f"{name}: {shown(value, interval, 3)}")
+        dot = f'<circle cx="{x:.1f}" cy="{self.y(value):.1f}" r="4" fill="{colour}"/>'
+        return f"<g>{bar}{dot}<title>{hint}</title></g>"
+
+    def chart(self, drawn: Sequence[str]) -> str:
+        """The chart: rules and names, and what is drawn over them."""
+        parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
+        for tick in np.linspace(self.low, self.high, 5):
+            y = self.y(tick)
             parts.append(
-                _ring(_LEFT + step * (k + 0.5), y(value), f"{name}, probe: {shown(value, digits=3)}")
+                f'<line x1="{_LEFT}" x2="{_WIDTH - 6}" y1="{y:.1f}" y2="{y:.1f}" class="rule"/>'
+                f'<text x="{_LEFT - 6}" y="{y + 3.5:.1f}" text-anchor="end">{tick:.3g}</text>'
             )
-    if len(points) > 1:
-        parts.insert(1, f'<polyline points="{" ".join(points)}" fill="none" stroke="{BLUE}" opacity=".35"/>')
-    return "".join([*parts, "</svg>"])
+        at = _HEIGHT - _BOTTOM + 14
+        for k, name in enumerate(self.names):
+            label = html.escape(name if len(name) <= 14 else "…" + name[-13:])
+            turn = f'transform="rotate(-30 {self.x(k):.1f} {at})"'
+            parts.append(f'<text x="{self.x(k):.1f}" y="{at}" text-anchor="end" {turn}>{label}</text>')
+        return "".join([*parts, *drawn, "</svg>"])
+
+
+def _line(points: Sequence[tuple[float, float]], colour: str) -> str:
+    if len(points) < 2:
+        return ""
+    ends = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    return f'<polyline points="{ends}" fill="none" stroke="{colour}" opacity=".35"/>'
 
 
 def _bar(x: float, low: float, high: float, colour: str) -> str:

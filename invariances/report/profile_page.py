@@ -62,8 +62,10 @@ GROUPS = ("factors", "probe")
 STYLE = """
 <style>
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(270px, 1fr)); gap: 1.2rem }
+h1, body > p { overflow-wrap: anywhere }
 .charts figure { margin: 0 } .charts figure > b { display: block; margin-bottom: .2rem }
 svg.chart { width: 100%; height: auto; font: 10px system-ui, sans-serif } svg text { fill: #778 }
+.legend { font-size: .85rem; display: flex; flex-wrap: wrap; gap: .8rem }
 svg .rule { stroke: #8893; } circle:hover { stroke: #fff; stroke-width: 2 }
 th.sort { cursor: pointer } th.sort:hover { text-decoration: underline }
 table.heat td, table.heat th { padding: .3rem .6rem; text-align: center }

@@ -131,6 +131,11 @@ class Cuts:
     def run(self, images: Tensor, taps: Iterable[Tap]) -> tuple[Tensor, dict[Tap, Tensor]]:
         """(network input, raw output of each tap); the first images are looked at, whether they are in [-1, 1]."""
         device, dtype = self.place()
+        if not isinstance(images, Tensor):
+            raise UserError(
+                f"images are float tensors (N, 3, H, W) with values in [-1, 1], not a {type(images).__name__}; "
+                "`invariances.load_images` makes them."
+            )
         if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise UserError(
                 f"images are float tensors (N, 3, H, W) with values in [-1, 1], not {images.dtype} "

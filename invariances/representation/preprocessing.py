@@ -13,6 +13,7 @@ from invariances.system.errors import UserError, nearest
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+_MOST = 8192
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,15 @@ class Preprocessing:
             raise UserError(
                 f"interpolation {self.interpolation!r} is unknown; use {nearest(self.interpolation, INTERPOLATIONS)}."
             )
-        if min(self.shape) < 1 or min(self.std) <= 0 or not {len(self.mean), len(self.std)} <= {1, 3, 4}:
+        if (
+            not 1 <= min(self.shape) <= max(self.shape) <= _MOST
+            or min(self.std) <= 0
+            or not {len(self.mean), len(self.std)} <= {1, 3, 4}
+        ):
             raise UserError(
                 f"preprocessing to size {self.size} with mean {self.mean} and std {self.std} is impossible: give a "
-                "size of at least 1, and a mean and a positive standard deviation for all channels or for each."
+                f"size of at least 1 and at most {_MOST:,}, and a mean and a positive standard deviation for all "
+                "channels or for each."
             )
 
     @property

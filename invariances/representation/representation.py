@@ -32,7 +32,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import cached_property
 from typing import Any
 
@@ -152,6 +152,8 @@ class Representation(nn.Module):
     @property
     def has_logits(self) -> bool:
         """Whether the network's own output can be had: not where its file lacks the weights of its head."""
+        if not self._cuts.source.lacking:
+            return not isinstance(self._cuts.layout(END), str)
         try:
             self.at("logits").shape  # noqa: B018
         except UserError:
@@ -268,16 +270,22 @@ class Representation(nn.Module):
         Raises:
             UserError: where the network is missing, and as for Representation.
         """
-        chosen = network or spec["network"]
+        try:
+            layer, named, own = spec["layer"], spec["network"], spec["preprocessing"]
+            options = {"token": spec["token"], "check": spec.get("check")}
+            options |= {each.name: own[each.name] for each in fields(Preprocessing)}
+            weights = spec["weights"] if weights is None and not isinstance(network, nn.Module) else weights
+        except (KeyError, TypeError, AttributeError):
+            raise UserError(
+                "a representation's description is damaged or of another version; train again"
+            ) from None
+        chosen = network or named
         if chosen is None:
             raise UserError(
-                f"this representation is of your own module {spec['module']}, which is not saved with it; "
+                f"this representation is of your own module {spec.get('module')}, which is not saved with it; "
                 "give the module as network=…"
             )
-        if weights is None and not isinstance(chosen, nn.Module):
-            weights = spec["weights"]
-        options = {"token": spec["token"], "check": spec.get("check"), **spec["preprocessing"]}
-        return cls(chosen, spec["layer"], weights, **options)
+        return cls(chosen, layer, weights, **options)
 
     def __repr__(self) -> str:
         shape = f", z {self.__dict__['shape']}" if "shape" in self.__dict__ else ""

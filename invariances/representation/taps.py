@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 import torch
@@ -164,7 +166,7 @@ class Extractor:
     def takes_channels_last(self) -> bool:
         """Whether the network answers as it should where its input's memory is laid out channels-last; tried once."""
         if self._channels_last is None:
-            with torch.no_grad():
+            with torch.no_grad(), redirect_stderr(io.StringIO()):  # a graph that fails prints its trace
                 turned = self._probe.contiguous(memory_format=torch.channels_last)
                 truth = self._run(self._probe.clone())
                 self._channels_last = _agrees(

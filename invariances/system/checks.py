@@ -7,6 +7,9 @@ from typing import Any, get_args
 
 from invariances.system.errors import UserError, nearest
 
+MOST_SAMPLES = 10_000
+"""Of one picture at once: what no memory or patience suffices for is a slip."""
+
 
 def choice(name: str, value: object, kind: Any) -> None:
     """Refuses a value that is none of a Literal's.

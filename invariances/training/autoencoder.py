@@ -16,7 +16,6 @@ from invariances.autoencoder.spatial import SpatialAutoencoder
 from invariances.autoencoder.storage import save_autoencoder
 from invariances.autoencoder.vae import VAE
 from invariances.data.images import from_uint8, spread
-from invariances.interpreter import AUTOENCODER, LAST
 from invariances.report.grids import save_grid
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
@@ -32,6 +31,7 @@ from invariances.training.stages import check_same
 from invariances.training.stopping import LastCheckpoint
 from invariances.training.stopping import run as run_trainer
 from invariances.training.trainer import make_trainer, quiet
+from invariances.zoo.runs import AUTOENCODER, LAST
 
 COLUMNS = ("l1", "perceptual", "kl", "critic", "held_out_mae")
 _ROWS_EVERY = 20

@@ -14,9 +14,9 @@ import torch
 from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from torch import Tensor
 
-from invariances.interpreter import LAST
 from invariances.system.errors import UserError
 from invariances.system.files import atomic
+from invariances.zoo.runs import LAST
 
 BEST = "best.ckpt"
 
@@ -92,13 +92,16 @@ def load_checkpoint(path: str | os.PathLike[str], map_location: Any = "cpu") -> 
     if not zipfile.is_zipfile(path):
         raise UserError(f"{name} is truncated or no checkpoint; go on from an older one, or start again")
     try:
+        with zipfile.ZipFile(path) as parts:
+            torn = parts.testzip()
+        if torn is not None:
+            raise OSError(f"{torn!r} has other bytes than were written")
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{name} holds Python objects, which could run code; it is not loaded") from None
-    except (RuntimeError, EOFError, KeyError, OSError, ValueError) as error:
-        raise UserError(
-            f"{name} is damaged ({str(error).splitlines()[0]}); go on from an older one"
-        ) from None
+    except Exception as error:  # whatever broken bytes lead the unpickler to
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{name} is damaged ({said}); go on from an older one") from None
     if not isinstance(checkpoint, dict) or "invariances" not in checkpoint:
         raise UserError(f"{name} was not written by `invariances fit`; give a run's {LAST}")
     return checkpoint

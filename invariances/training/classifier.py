@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,7 @@ class Lesson:
         flip: mirror half of the pictures (photographs; not `Shapes`, whose rotation it would turn).
         half: compute in bfloat16 (twice as fast on processors that have it).
         seed: decides weights and batches.
+        keep: called before the first step and after each with the number of steps made and the network.
     """
 
     steps: int = 1500
@@ -39,6 +40,7 @@ class Lesson:
     flip: bool = False
     half: bool = False
     seed: int = 0
+    keep: Callable[[int, SmallResNet], None] | None = None
 
 
 def train_classifier(
@@ -48,7 +50,6 @@ def train_classifier(
     *,
     width: int = 16,
     lesson: Lesson = Lesson(),
-    start: SmallResNet | None = None,
     progress: bool = True,
     description: str = "classifier",
 ) -> SmallResNet:
@@ -56,12 +57,10 @@ def train_classifier(
 
     Args:
         images: uint8 (N, 3, H, W), or a `Shapes` world, whose pictures are then drawn as they are needed.
-        labels: (N,) int64 classes of uint8 images, or (N, classes) probabilities, such as another network's
-            (distillation, Hinton et al. 2015); a world knows its own.
+        labels: (N,) int64 classes of uint8 images; a world knows its own.
         classes: names (or number) of the classes; from the labels or the world where left out.
         width: of the network.
         lesson: how it learns.
-        start: a network of the same width to take stem and stages from, whatever its classes.
         progress: show a bar on stderr.
         description: the bar's words.
 
@@ -77,9 +76,6 @@ def train_classifier(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lesson.seed)
         network = SmallResNet(classes, width)
-    if start is not None:
-        taken = {name: each for name, each in start.state_dict().items() if not name.startswith("fc.")}
-        network.load_state_dict(taken, strict=False)
     network.to(memory_format=torch.channels_last).train()
     rate = lesson.learning_rate
     optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=lesson.weight_decay, fused=True)
@@ -87,6 +83,8 @@ def train_classifier(
     generator = torch.Generator().manual_seed(lesson.seed)
     bar = tqdm(range(lesson.steps), desc=description, unit="step", disable=not progress)
     for step in bar:
+        if lesson.keep is not None:
+            lesson.keep(step, network)
         x, y = _batch(images, labels, lesson, generator)
         with torch.autocast(x.device.type, torch.bfloat16, enabled=lesson.half):
             logits = network(x).float()
@@ -96,9 +94,12 @@ def train_classifier(
         optimizer.step()
         schedule.step()
         if step % 20 == 19:
-            hits = (logits.argmax(1) == (y.argmax(1) if y.ndim == 2 else y)).float().mean()
+            hits = (logits.argmax(1) == y).float().mean()
             bar.set_postfix(loss=f"{loss.item():.3f}", accuracy=f"{hits.item():.3f}")
-    return network.to(memory_format=torch.contiguous_format).eval()
+    network = network.to(memory_format=torch.contiguous_format).eval()
+    if lesson.keep is not None:
+        lesson.keep(lesson.steps, network)
+    return network
 
 
 def _batch(
@@ -120,19 +121,13 @@ def _batch(
 
 def _classes_of(labels: Tensor | None) -> int:
     assert labels is not None
-    return labels.shape[1] if labels.ndim == 2 else int(labels.max()) + 1
+    return int(labels.max()) + 1
 
 
 def _check_labels(labels: Tensor | None, classes: int) -> None:
     if labels is None:
         return
-    if labels.ndim == 2:
-        if labels.shape[1] != classes or not labels.is_floating_point():
-            raise UserError(
-                f"probabilities must be floating-point, one of each of {classes} classes, "
-                f"not {labels.dtype} of shape {tuple(labels.shape)}"
-            )
-    elif int(labels.min()) < 0 or int(labels.max()) >= classes:
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
         raise UserError(f"labels must lie between 0 and {classes - 1} for {classes} classes")
 
 

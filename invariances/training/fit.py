@@ -19,7 +19,7 @@ from invariances.data.identity import Identity, identify
 from invariances.features.stream import Features, FeatureSource
 from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import LAST, Interpreter, autoencoder_of, flow_of
+from invariances.interpreter import Interpreter, autoencoder_of
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.training.averaging import Averaging, BestWeights
@@ -53,6 +53,7 @@ from invariances.training.start import start_embedder
 from invariances.training.stopping import LastCheckpoint, stopped_in
 from invariances.training.stopping import run as run_trainer
 from invariances.training.trainer import finish, loggers_of, make_trainer, quiet
+from invariances.zoo.runs import LAST, flow_of
 
 EMBEDDER = "checkpoints/embedder.ckpt"
 Network = str | nn.Module | Representation

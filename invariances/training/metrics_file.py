@@ -52,9 +52,9 @@ class MetricsFile(Logger):
         """Keep the rows up to `step`, and only whole ones."""
         rows = []
         if step and self.path.exists():
-            with self.path.open(newline="", encoding="utf-8") as file:
+            with self.path.open(newline="", encoding="utf-8", errors="replace") as file:
                 rows = [row for row in csv.reader(file) if len(row) == len(self.columns)][1:]
-            rows = [row for row in rows if int(row[0]) <= step]
+            rows = [row for row in rows if row[0].isdecimal() and int(row[0]) <= step]
         with atomic(self.path) as draft, draft.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([self.columns, *rows])
 

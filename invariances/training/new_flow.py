@@ -12,7 +12,7 @@ from torch import nn
 
 from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import flow_of, squeezed
+from invariances.interpreter import squeezed
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.system.machine import accelerator
@@ -20,6 +20,7 @@ from invariances.training.checkpoints import load_checkpoint
 from invariances.training.config import FitConfig, RunConfig
 from invariances.training.processes import local_rank
 from invariances.training.stages import check_same
+from invariances.zoo.runs import flow_of
 
 
 def new_flow(

@@ -14,12 +14,12 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from invariances.interpreter import CONFIG, LAST, resume_command
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.yaml_file import read_yaml
 from invariances.training.config import FitConfig, RunConfig, config_parser, instantiated
 from invariances.training.processes import first_process
+from invariances.zoo.runs import CONFIG, LAST, resume_command
 
 METRICS = "metrics.csv"
 SAMPLES = "samples"

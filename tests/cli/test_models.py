@@ -91,21 +91,21 @@ def test_build_of_published_models_and_of_animals_without_photos(run):
     status, _, err = run("models", "build", "alexnet")
     assert status == 2
     assert "models download alexnet" in err
-    status, _, err = run("models", "build", "animals")
+    status, _, err = run("models", "build", "photos")
     assert status == 2
     assert "--photos FOLDER" in err
-    status, _, err = run("models", "build", "animals64")
+    status, _, err = run("models", "build", "alexnet_animals")
     assert status == 2
     assert "--photos" in err
 
 
 def test_build_hands_over_to_the_recipe(run, monkeypatch, tmp_path):
-    from invariances.recipes import animals_models as animals
+    from invariances.recipes import photos_flow as photos
     from invariances.recipes import shapes_models as shapes
 
     calls = []
     monkeypatch.setattr(shapes, "build", lambda output: calls.append(("shapes", output)))
-    monkeypatch.setattr(animals, "build", lambda *words: calls.append(("animals", *words)))
+    monkeypatch.setattr(photos, "build", lambda *words: calls.append(("photos", *words)))
     assert run("models", "build", "shapes_vae", "--output", tmp_path)[0] == 0
-    assert run("models", "build", "animals10", "--photos", "p", "--weights", "w")[0] == 0
-    assert calls == [("shapes", str(tmp_path)), ("animals", "models", "p", "w")]
+    assert run("models", "build", "photos64", "--photos", "p", "--weights", "w")[0] == 0
+    assert calls == [("shapes", str(tmp_path)), ("photos", "models", "p", "w")]

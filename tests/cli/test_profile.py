@@ -12,6 +12,11 @@ from invariances.interpreter import Interpreter
 FEW = ["--n", "2", "--limit", "3", "--device", "cpu"]
 
 
+@pytest.fixture(autouse=True)
+def short(monkeypatch):
+    monkeypatch.setattr("invariances.training.attributes.STEPS", 20)
+
+
 @pytest.fixture(scope="module")
 def runs(words, tmp_path_factory, cache_home):
     """Two runs of one network, of layers in the alphabet's wrong order, and one of another seed."""
@@ -91,6 +96,7 @@ def test_runs_that_do_not_go_together_are_refused(run, runs, tmp_path):
 
 def test_shipped_flows_are_taken_as_they_are(run, tmp_path, monkeypatch):
     monkeypatch.setattr("invariances.recipes.profile_subjects.KEPT_OUT", 4)
+    monkeypatch.setattr("invariances.recipes.profile_subjects.PICTURES", 60)
     monkeypatch.setattr(
         "invariances.recipes.profile_subjects.untold_flow",
         lambda interpreter, *_: lambda: untold(interpreter),

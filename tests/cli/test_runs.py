@@ -8,10 +8,11 @@ import shutil
 import pytest
 import torch
 
-from invariances.interpreter import Interpreter, flow_of
+from invariances.interpreter import Interpreter
 from invariances.training.checkpoints import checkpoint_of, load_checkpoint, weights_in
 from invariances.training.run_folder import read_config
 from invariances.training.schedule import due
+from invariances.zoo.runs import flow_of
 
 
 @pytest.fixture(scope="module")

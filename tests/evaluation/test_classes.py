@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from torch import nn
 
@@ -54,3 +55,11 @@ def test_classes_and_their_probabilities():
     assert one.of(torch.tensor([[0.3], [-0.2]])).tolist() == [1, 0]
     expected = torch.tensor([0.3]).double().sigmoid()
     assert torch.allclose(one.log_probabilities(torch.tensor([[0.3]])).exp()[:, 1], expected, atol=1e-7)
+
+
+def test_weights_that_lack_the_head_have_no_classes(tmp_path):
+    whole = timm.create_model("test_resnet").state_dict()
+    torch.save({key: each for key, each in whole.items() if not key.startswith("fc")}, tmp_path / "body.pth")
+    found = classes_of(Representation("test_resnet", "layer2", str(tmp_path / "body.pth")))
+    assert found.kind is None
+    assert "lack the head" in found.reason

@@ -2,11 +2,16 @@ import pytest
 import torch
 from torch import nn
 
+from invariances.data.attributes import Attribute
+from invariances.evaluation.attributes import AttributeReader, KeptAttributes
 from invariances.evaluation.classes import classes_of
 from invariances.evaluation.faithfulness import Faithfulness
 from invariances.evaluation.fid import FID, FeatureSpace
 from invariances.evaluation.looking import Accumulator, Eye, Sampling, look
 from invariances.evaluation.numbers import evaluate
+from invariances.evaluation.predictions import PredictionKL
+from invariances.evaluation.ranking import Ranking
+from invariances.evaluation.spread import Map, Spread, in_pixels
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 
@@ -184,6 +189,32 @@ def test_further_layers_are_measured_in_the_same_pass():
     assert torch.allclose(seen.z, cut(images))
     assert torch.allclose(seen.layers["4"], cut.at("4")(images), atol=1e-6)
     assert torch.allclose(seen.logits, cut.logits(images), atol=1e-6)
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(world, interpreter):
+    truth = {"red": Attribute(torch.randn(12, generator=torch.Generator().manual_seed(0)).double())}
+
+    def held(n):
+        classes = classes_of(interpreter.representation)
+        measures = [
+            Faithfulness(12, n, classes),
+            Ranking(12, n),
+            PredictionKL(12, n, classes),
+            Spread("pixels", in_pixels, 12),
+            Map([0], n),
+            KeptAttributes(AttributeReader((3,), truth).eval(), 12, n),
+        ]
+        look(interpreter, world.Pictures(12), measures, Sampling(n, batch_size=32))
+        return sum(tensors(vars(each)) for each in measures)
+
+    def tensors(value):
+        if isinstance(value, torch.Tensor):
+            return value.numel() * value.element_size()
+        if isinstance(value, dict):
+            return sum(map(tensors, value.values()))
+        return sum(map(tensors, value)) if isinstance(value, (list, tuple)) else 0
+
+    assert held(4) == held(60) > 0
 
 
 def test_impossible_sampling_is_refused():

@@ -8,10 +8,10 @@ import time
 import pytest
 import torch
 
-from invariances.interpreter import LAST
 from invariances.recipes.processes import in_processes
 from invariances.system.errors import UserError
 from invariances.training.run_folder import METRICS
+from invariances.zoo.runs import LAST
 
 # A module of its own on sys.path, so that other processes can import what they are to call.
 JOBS = """

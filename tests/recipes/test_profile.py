@@ -49,6 +49,7 @@ def made(place):
     patch = pytest.MonkeyPatch()
     patch.setenv("XDG_CACHE_HOME", str(place / "cache"))
     patch.setenv("INVARIANCES_OFFLINE", "1")
+    patch.setattr("invariances.training.attributes.STEPS", 20)
     learning = replace(LearningConfig.minutes(), steps=4, batch_size=8)
     patch.setitem(PRESETS, "minutes", lambda: (replace(FlowConfig.minutes(), width=8, blocks=1), learning))
     torch.manual_seed(0)

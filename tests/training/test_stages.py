@@ -9,7 +9,6 @@ from lightning.pytorch import Callback
 from invariances.features.stream import Features, FeatureStream
 from invariances.flow.config import EmbedderConfig, FlowConfig
 from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import LAST
 from invariances.system.errors import UserError
 from invariances.training import stages
 from invariances.training.checkpoints import load_checkpoint
@@ -18,6 +17,7 @@ from invariances.training.muon import MuonAdam
 from invariances.training.schedule import rate_factor
 from invariances.training.start import start_embedder
 from invariances.training.stopping import Stopped
+from invariances.zoo.runs import LAST
 
 
 class Kill(Exception):
