@@ -121,7 +121,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
 @pytest.mark.parametrize("missing", ["network", "layer", "autoencoder", "images"])
 def test_what_is_missing_is_named(missing, tmp_path):
-    config = FitConfig("resnet18", "layer1", autoencoder="shapes_vae", run=RunConfig(output=str(tmp_path / "run")))
+    config = FitConfig(
+        "resnet18", "layer1", autoencoder="shapes_vae", run=RunConfig(output=str(tmp_path / "run"))
+    )
     config = replace(config, data=replace(config.data, images=str(tmp_path)))
     changed = (
         replace(config, data=replace(config.data, images=None))
