@@ -46,7 +46,11 @@ TRAINED = [
     ("texturebias/resnet50.yaml",),
     ("texturebias/stylized.yaml",),
 ]
-LIKE_OTHERS = [each for each in TRAINED if "base_restricted" in each[0] and "layer4" not in each[1]]
+LIKE_OTHERS = [
+    each
+    for each in TRAINED
+    if "input" in each[-1] or ("base_restricted" in each[0] and "layer4" not in each[1])
+]
 SMALL = ["--flow.blocks", "1", "--flow.width", "8", "--batch_size", "4", "--steps", "1", "--device", "cpu"]
 
 

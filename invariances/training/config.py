@@ -224,13 +224,13 @@ class FitConfig:
     Args:
         network: Name of a torchvision, timm, published or shipped network.
         layer: Name of the layer, as `invariances layers NETWORK` lists them.
-        layers: Names of several, which one flow over maps (--preset maps) learns at once, in place of `layer`.
         autoencoder: A file of `invariances fit-autoencoder`, or a published or shipped name.
         weights: Weights file (safetensors or checkpoint) in place of the network's own.
         size: Side of the pictures the network sees, in place of its own.
         token: "patch" or "class", what a transformer's layer gives.
         init: A flow to start from at step 0: a run's folder, or a published or shipped name. It comes with its
             architecture, and `flow` is not asked.
+        layers: Names of several, which one flow over maps (--preset maps) learns at once, in place of `layer`.
         flow: The flow's architecture.
         data: The pictures.
         learning: How the flow learns.
@@ -240,12 +240,12 @@ class FitConfig:
 
     network: str | None = None
     layer: str | None = None
-    layers: list[str] = field(default_factory=list)
     autoencoder: str | None = None
     weights: str | None = None
     size: int | list[int] | None = None
     token: str | None = None
     init: str | None = None
+    layers: list[str] = field(default_factory=list)
     flow: FlowConfig = field(default_factory=FlowConfig)
     data: DataConfig = field(default_factory=DataConfig)
     learning: LearningConfig = field(default_factory=LearningConfig)

@@ -385,7 +385,7 @@ def fit_config(config: FitConfig, numbered: bool = False) -> Interpreter:
     """
     for name, value in {
         "network": config.network,
-        "layer": config.layer or config.layers,
+        "layer": config.layer or config.layers or None,
         "autoencoder": config.autoencoder,
         "images": config.data.images,
     }.items():

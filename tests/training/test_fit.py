@@ -95,7 +95,7 @@ def test_frozen_parts_go_where_the_run_says_and_nothing_else_moves_them(setup, w
             moved.append((type(self).__name__, str(args[0] if args else kwargs)))
         return to(self, *args, **kwargs)
 
-    monkeypatch.setattr(fitting, "accelerator", lambda name: torch.device("cpu", 0))
+    monkeypatch.setattr(fitting, "device_of", lambda run: torch.device("cpu", 0))
     monkeypatch.setattr(nn.Module, "to", noted)
     fit(world.small_network(), "4", setup.vae, world.Colours(), **options)
     assert moved == [("Representation", "cpu:0"), ("VAE", "cpu:0")]
@@ -121,7 +121,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
 
 @pytest.mark.parametrize("missing", ["network", "layer", "autoencoder", "images"])
 def test_what_is_missing_is_named(missing, tmp_path):
-    config = FitConfig("resnet18", "layer1", "shapes_vae", run=RunConfig(output=str(tmp_path / "run")))
+    config = FitConfig(
+        "resnet18", "layer1", autoencoder="shapes_vae", run=RunConfig(output=str(tmp_path / "run"))
+    )
     config = replace(config, data=replace(config.data, images=str(tmp_path)))
     changed = (
         replace(config, data=replace(config.data, images=None))
