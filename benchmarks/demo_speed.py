@@ -3,6 +3,7 @@
 Starts the app, measures, prints a line per number, and ends it. Needs streamlit, av, playwright and a Chromium.
 """
 
+import os
 import re
 import shutil
 import socket
@@ -18,6 +19,8 @@ from playwright.sync_api import Page, sync_playwright
 from invariances.app.models import LABELS
 
 ROOT = Path(__file__).parents[1]
+SHAPES = f"network={quote(LABELS['shapes_shape'])}"
+PHOTOS = f"network={quote(LABELS['alexnet_animals'])}"
 
 
 def free_port() -> int:
@@ -45,6 +48,12 @@ def megabytes(process: int) -> float:
     """Resident memory of the server."""
     text = Path(f"/proc/{process}/status").read_text()
     return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) / 1024
+
+
+def processor(process: int) -> float:
+    """Seconds of processor time that the server has used."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main(interactions: int) -> None:
@@ -77,20 +86,25 @@ def main(interactions: int) -> None:
 
 
 def measure(browser: object, page: Page, address: str, process: int, interactions: int) -> None:
-    begun = time.monotonic()
-    page.goto(f"{address}/layers")
-    settled(page)
-    print(f"all layers, first time: {time.monotonic() - begun:.1f} s")
-    page.goto(f"{address}/layers?view=pool&samples=8")
-    settled(page)
-    seconds = sorted(resample(page, k) for k in range(8))
-    print(f"resample of 8 pictures: median {seconds[4]:.2f} s, worst {seconds[-1]:.2f} s")
-    page.goto(f"{address}/video")
-    page.get_by_role("button", name="Translate").click()
-    told = page.get_by_text(re.compile("made at [0-9]+ frames/s"))
-    told.wait_for(timeout=120_000)
-    print("video:", re.search(r"made at (\d+) frames/s", told.inner_text())[0])
-    page.goto(f"{address}/layers?view=pool&samples=8")
+    for kind, network, layer in (("shapes", SHAPES, "pool"), ("photos", PHOTOS, "conv5")):
+        begun = time.monotonic()
+        page.goto(f"{address}/layers?{network}")
+        settled(page)
+        print(f"{kind}: all layers, first time: {time.monotonic() - begun:.1f} s")
+        page.goto(f"{address}/layers?{network}&view={layer}&samples=8")
+        settled(page)
+        used = processor(process)
+        seconds = sorted(resample(page, k) for k in range(8))
+        print(
+            f"{kind}: resample of 8 pictures: median {seconds[4]:.2f} s, worst {seconds[-1]:.2f} s; "
+            f"processor {(processor(process) - used) / 8:.2f} s each"
+        )
+        page.goto(f"{address}/video?{network}")
+        page.get_by_role("button", name="Translate").click()
+        told = page.get_by_text(re.compile("made at [0-9]+ frames/s"))
+        told.wait_for(timeout=300_000)
+        print(f"{kind}: video:", re.search(r"made at (\d+) frames/s", told.inner_text())[0])
+    page.goto(f"{address}/layers?{SHAPES}&view=pool&samples=8")
     settled(page)
     for k in range(interactions // 10):
         resample(page, k)
@@ -105,7 +119,7 @@ def measure(browser: object, page: Page, address: str, process: int, interaction
     pages = [browser.new_context().new_page() for _ in range(10)]
     begun = time.monotonic()
     for k, each in enumerate(pages):
-        each.goto(f"{address}/layers?view=pool&picture=drawn-{k}&seed={k}")
+        each.goto(f"{address}/layers?{SHAPES}&view=pool&picture=drawn-{k}&seed={k}")
     for each in pages:
         settled(each)
     print(f"ten visitors at once: {time.monotonic() - begun:.1f} s until all are served")

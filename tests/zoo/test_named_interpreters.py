@@ -77,7 +77,7 @@ def test_a_generator_gives_samples_and_no_reconstruction(monkeypatch):
     flow = ConditionalFlow(FlowConfig(blocks=1, width=4, depth=0), (8,), (8,)).eval()
     offer = interpreters.Offer("small", "shapes_shape", "logits", "biggan_256")
     monkeypatch.setattr("invariances.interpreter.find_offer", lambda name, layer: offer)
-    monkeypatch.setattr("invariances.interpreter.knows", lambda name: True)
+    monkeypatch.setattr("invariances.zoo.runs.knows", lambda name: True)
     monkeypatch.setattr("invariances.interpreter.load_flow", lambda offer: (flow, {}))
     interpreter = Interpreter.load("small", autoencoder=Generator())
     assert interpreter.sample(torch.zeros(1, 3, 64, 64), 3).shape == (1, 3, 3, 32, 32)
