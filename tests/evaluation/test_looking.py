@@ -86,7 +86,7 @@ def test_every_part_runs_once_per_picture_or_sample(monkeypatch, world, interpre
     ]
     found = look(interpreter, pictures, measures, Sampling(2, batch_size=3))
     assert calls == {"network": 8 + 8 + 16, "encode": 8, "decode": 8 + 16}
-    assert eye.seen == 8 + 8 + 8
+    assert eye.seen == 8 + 8 + 2 * 8
     assert {"faithfulness_cosine", "fid", "top1_agreement"} <= set(found)
 
 
