@@ -55,6 +55,7 @@ def test_the_commands_of_the_tutorial_work_one_after_the_other(here):
         "fit",
         "evaluate",
         "sample",
+        "sample",
     ]
     for command in commands:
         words = shlex.split(command)[1:]
