@@ -216,8 +216,8 @@ def _seen(
         attacked_reconstruction=interpreter.reconstruct(three["attacked"]).cpu(),
         seen=pictures_of(interpreter, own, z["attacked"])[:, 0].cpu(),
         noise_seen=pictures_of(interpreter, own, z["noisy"])[:, 0].cpu(),
-        samples=pictures_of(interpreter, v, z["original"]).cpu(),
-        attacked_samples=pictures_of(interpreter, v, z["attacked"]).cpu(),
+        samples=pictures_of(interpreter, v, z["original"], fresh=True).cpu(),
+        attacked_samples=pictures_of(interpreter, v, z["attacked"], fresh=True).cpu(),
         movement=_movement(interpreter.representation, three, layers),
     )
 

@@ -121,7 +121,7 @@ def _view(
     image = interpreter.resized(picture)
     z = interpreter.represent(image)
     shown, true = (each.to(interpreter.device) for each in drawn)
-    latents = latents_of(interpreter, shown, z)
+    latents = latents_of(interpreter, shown, z, fresh=True)
     samples = interpreter.decode(latents)[0]
     seen = torch.cat([interpreter.represent(part) for part in in_chunks(samples)])
     apart = _apart(image, others)
@@ -132,7 +132,7 @@ def _view(
         agreement = float((theirs.argmax(1) == own.argmax(1)).double().mean())
     variance_open = None
     if others is not None and others.latents is not None and int(apart.sum()) > 1:
-        same = latents if drawn[0] is drawn[1] else latents_of(interpreter, true, z)
+        same = latents if drawn[0] is drawn[1] else latents_of(interpreter, true, z, fresh=True)
         variance_open = _ratio(same[0].flatten(1), others.latents[apart])
     return LayerView(
         interpreter.representation.network_name,

@@ -43,18 +43,19 @@ def invariances(
 
 
 @torch.no_grad()
-def pictures_of(interpreter: Interpreter, v: Tensor, z: Tensor) -> Tensor:
+def pictures_of(interpreter: Interpreter, v: Tensor, z: Tensor, fresh: bool = False) -> Tensor:
     """D(t⁻¹(v | z)): (N, n, 3, S, S) of invariances (N, n, *latent_shape) and representations (N, …)."""
-    return interpreter.decode(latents_of(interpreter, v, z))
+    return interpreter.decode(latents_of(interpreter, v, z, fresh))
 
 
 @torch.no_grad()
-def latents_of(interpreter: Interpreter, v: Tensor, z: Tensor) -> Tensor:
-    """t⁻¹(v | z), in the shape of the invariances (N, n, *latent_shape)."""
+def latents_of(interpreter: Interpreter, v: Tensor, z: Tensor, fresh: bool = False) -> Tensor:
+    """t⁻¹(v | z), in the shape of the invariances (N, n, *latent_shape); `fresh` v are no picture's."""
     flow, n = interpreter.flow, v.shape[1]
     embedding = flow.embed(z).repeat_interleave(n, dim=0)
     pairs = zip(torch.split(v.flatten(0, 1), CHUNK), torch.split(embedding, CHUNK))
-    return torch.cat([flow.inverse(part, embedding=e) for part, e in pairs]).reshape(v.shape)
+    back = flow.drawn if fresh else flow.inverse
+    return torch.cat([back(part, embedding=e) for part, e in pairs]).reshape(v.shape)
 
 
 @torch.no_grad()

@@ -90,7 +90,7 @@ def texture_bias(
     samples, close = [], []
     for each in (first, second):
         z = torch.cat([each.represent(part) for part in in_chunks(pictures)])
-        made = pictures_of(each, v.to(each.device), z)
+        made = pictures_of(each, v.to(each.device), z, fresh=True)
         seen = torch.cat([each.represent(part) for part in in_chunks(made.flatten(0, 1))])
         close.append(cosine(seen, z.repeat_interleave(n, dim=0)).reshape(-1, n).cpu())
         samples.append(made.cpu())

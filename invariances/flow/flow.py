@@ -111,6 +111,13 @@ class ConditionalFlow(nn.Module):
         v = self._announced(invariance, "invariance")
         return self.transform.inverse(v, self._condition(representation, embedding, len(v)))
 
+    def drawn(
+        self, invariance: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
+    ) -> Tensor:
+        """The latents (N, *latent_shape) of fresh invariances: see `Transform.drawn`."""
+        v = self._announced(invariance, "invariance")
+        return self.transform.drawn(v, self._condition(representation, embedding, len(v)))
+
     def log_prob(
         self, latent: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
     ) -> Tensor:
@@ -162,10 +169,8 @@ class ConditionalFlow(nn.Module):
         noise = torch.randn(count, *self.latent_shape, generator=generator, device=device, dtype=weight.dtype)
         condition = embedding.repeat_interleave(n, dim=0)
         v = temperature * noise.to(weight.device)
-        if guidance == 1:
-            latents = self.transform.inverse(v, condition)
-        else:
-            latents = self.transform.guided(v, condition, guidance)
+        transform = self.transform
+        latents = transform.drawn(v, condition) if guidance == 1 else transform.guided(v, condition, guidance)
         return latents.view(len(embedding), n, *self.latent_shape)
 
     def embed(self, representation: Tensor | None = None) -> Tensor:

@@ -20,8 +20,12 @@ from invariances.flow.transform import Transform
 from invariances.system.errors import UserError
 from invariances.system.machine import bfloat16
 
-STEPS = 8
-"""Runge-Kutta steps between invariance and latent, of one length in w, where dw/ds = 1 / max(1 − s, 0.05)."""
+STEPS, DRAWN = 16, 8
+"""Runge-Kutta steps of one length in w, where dw/ds = 1 / max(1 − s, 0.05): where v is computed, and for fresh v.
+
+Measured on `photos64`: there and back again, 16 steps are off by 0.03 of 255 grey levels at conv5 and 0.8 at fc8, 8
+steps by 0.6 and 11. A sample needs no way back: its picture is another one by as much, and as good.
+"""
 TOLD_NOTHING = 0.1
 """Share of the items that are learnt from without their representation."""
 TIMES = (-0.3, 1.0)
@@ -44,8 +48,8 @@ class Maps(Transform):
         condition: Entries of the embedding: `MapVelocity.condition`, or 0 for none.
 
     Attributes:
-        fast: x̂ in bfloat16 but for log-determinants: twice as fast on processors that compute in it, and closer to
-            the truth than shorter steps are to these.
+        fast: x̂ in bfloat16 and `DRAWN` steps, but for log-determinants: four times as fast on processors that compute
+            in it.
     """
 
     likelihood = False
@@ -83,6 +87,10 @@ class Maps(Transform):
         """The latents that forward maps to v, but for the error of the steps."""
         return self._latents(v, lambda y, w: self._slope(y, w, e))
 
+    def drawn(self, v: Tensor, e: Tensor) -> Tensor:
+        """The latents of fresh v, in `DRAWN` steps."""
+        return self._latents(v, lambda y, w: self._slope(y, w, e), DRAWN)
+
     def guided(self, v: Tensor, e: Tensor, guidance: float) -> Tensor:
         """dy/dw = x̂(y | nothing) + guidance · (x̂(y | e) − x̂(y | nothing)) − y: Ho & Salimans 2022."""
         if not 0 <= guidance < math.inf or not e.shape[1]:
@@ -94,18 +102,23 @@ class Maps(Transform):
             told, untold = self._slope(torch.cat([y, y]), w, torch.cat([e, torch.zeros_like(e)])).chunk(2)
             return torch.lerp(untold, told, guidance)
 
-        return self._latents(v, slope)
+        return self._latents(v, slope, DRAWN)
 
-    def _latents(self, v: Tensor, slope: Callable[[Tensor, float], Tensor]) -> Tensor:
-        y = self._moved(v, slope, 0.0, _END)
+    def _latents(self, v: Tensor, slope: Callable[[Tensor, float], Tensor], steps: int = STEPS) -> Tensor:
+        y = self._moved(v, slope, 0.0, _END, steps)
         return y / self.norm.scale.view(1, -1, 1, 1) - self.norm.loc.view(1, -1, 1, 1)
 
     def _moved(
-        self, y: Tensor, slope: Callable[[Tensor, float], Tensor], start: float, stop: float
+        self,
+        y: Tensor,
+        slope: Callable[[Tensor, float], Tensor],
+        start: float,
+        stop: float,
+        steps: int = STEPS,
     ) -> Tensor:
-        nothing = y.new_zeros(len(y))
+        nothing, steps = y.new_zeros(len(y)), DRAWN if self.fast else steps
         with torch.autocast(y.device.type, torch.bfloat16, enabled=self.fast):
-            return runge_kutta(lambda y, w, _: (slope(y, w), nothing), y, start, stop, STEPS)[0]
+            return runge_kutta(lambda y, w, _: (slope(y, w), nothing), y, start, stop, steps)[0]
 
     def loss(self, x: Tensor, e: Tensor, generator: torch.Generator) -> Tensor:
         """E‖x̂(s x + (1 − s) ε, s | e) − x‖² / (D max(1 − s, 0.05)²), (N,): the squared error of the velocity.

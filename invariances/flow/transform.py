@@ -35,6 +35,10 @@ class Transform(nn.Module, ABC):
         v: Tensor = self(x, e)[0]
         return v
 
+    def drawn(self, v: Tensor, e: Tensor) -> Tensor:
+        """The latents of fresh v: `inverse`, or what is as good where no way back is wanted."""
+        return self.inverse(v, e)
+
     def guided(self, v: Tensor, e: Tensor, guidance: float) -> Tensor:
         """The latents of v where the embedding's say is multiplied by `guidance`: more typical, no samples of p(x | e).
 
