@@ -18,7 +18,9 @@ from invariances.data.given import load_images
 from invariances.flow.diverse import diverse_latents
 from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
+from invariances.flow.refine import MOST_STEPS, refined
 from invariances.representation.representation import Representation
+from invariances.system.checks import number
 from invariances.system.errors import UserError, nearest
 from invariances.system.files import atomic
 from invariances.zoo.interpreters import Offer, find_offer, load_flow
@@ -189,6 +191,7 @@ class Interpreter:
         layer: str | None = None,
         guidance: float = 1.0,
         diverse: bool = False,
+        refine: int = 0,
     ) -> Tensor:
         """D(t⁻¹(v | Φ(x))), v ~ N(0, temperature² I): (N, n, 3, S, S), pictures that the layer cannot tell from x.
 
@@ -200,15 +203,28 @@ class Interpreter:
             layer: Another of `layers` than its own.
             guidance: Of flows over maps: above 1 more typical pictures, which are no samples of p(z̄ | z) any more.
             diverse: Of 8 n samples those that differ most (by latents): how far the invariance reaches, no fair draw.
+            refine: So many gradient steps on ‖Φ(x') − z‖² / ‖z‖² from each draw: x' nearer to x for the layer, but no
+                samples of p(z̄ | z) any more; numbers of invariance are never made of them.
 
         Raises:
             UserError: A number makes no sense, or there is no flow for that layer.
         """
         if layer not in (None, self.representation.layer):
             other = self.at(str(layer))
-            return other.sample(images, n, temperature, generator, guidance=guidance, diverse=diverse)
+            return other.sample(images, n, temperature, generator, None, guidance, diverse, refine)
+        number("refine", refine, 0, MOST_STEPS + 1, whole=True)
         draw = partial(diverse_latents, self.flow) if diverse else self.flow.sample
-        return self.decode(draw(self.represent(images), n, temperature, generator, guidance))
+        z = self.represent(images)
+        latents = draw(z, n, temperature, generator, guidance)
+        if refine:
+            goals = z.repeat_interleave(latents.shape[1], dim=0)
+            latents = refined(latents.flatten(0, 1), goals, self._seen, refine).view_as(latents)
+        return self.decode(latents)
+
+    def _seen(self, latents: Tensor) -> Tensor:
+        """Φ(D(z̄)), differentiable, of latents (N, *latent_shape)."""
+        z: Tensor = self.representation(self.autoencoder.decode(latents))  # type: ignore[operator]
+        return z
 
     @torch.no_grad()
     def mix(self, content: Tensor, invariance: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from invariances.system.errors import UserError
 from invariances.system.weights import read_state_dict
 
 WIDTHS = {"vgg16": (64, 128, 256, 512, 512), "alexnet": (64, 192, 384, 256, 256)}
+LEAST_SIDE = 32
+"""Smaller pictures vanish before the last layer."""
 _CUTS = {"vgg16": (4, 9, 16, 23, 30), "alexnet": (2, 5, 8, 10, 12)}
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 

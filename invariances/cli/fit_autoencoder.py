@@ -12,7 +12,9 @@ SHORT = {
     "--seed": "run.seed",
     "--precision": "run.precision",
     "--validate_every": "run.checkpoint_every",
-    **{f"--{name}": f"code.{name}" for name in ("size", "latent_dim", "width", "max_width", "blocks")},
+    **{
+        f"--{name}": f"code.{name}" for name in ("kind", "size", "latent_dim", "width", "max_width", "blocks")
+    },
     **{
         f"--{name}": f"schedule.{name}"
         for name in ("steps", "batch_size", "learning_rate", "ema", "flip", "shift")
@@ -27,7 +29,10 @@ SHORT = {
 
 
 def fit_autoencoder(argv: list[str]) -> int:
-    """Train a VAE on folders of pictures: L1 + perceptual distance + KL, and a critic of patches.
+    """Train an autoencoder on folders of pictures: L1 + perceptual distance + KL, and a critic of patches.
+
+    A VAE gives vectors, for flows of any preset but maps; --kind spatial gives maps, for `fit --preset maps`. Photos
+    look like photos only with a perceptual distance: name a network and its layers, or LPIPS.
 
     The folder of the run keeps autoencoder.safetensors (averaged weights), metrics.csv, samples/ with held-out
     pictures above their reconstructions, and checkpoints/last.ckpt. Ctrl-C and SIGTERM save; --resume goes on.
@@ -35,6 +40,8 @@ def fit_autoencoder(argv: list[str]) -> int:
     Example:
         invariances fit-autoencoder photos/ --output runs/vae --size 64 --steps 20000
         invariances fit-autoencoder photos/ --network resnet18 --layers layer1 layer2 --adversarial 0.25
+        invariances fit-autoencoder photos/ --kind spatial --size 96 --network alexnet_animals --layers conv1 conv3
+        invariances fit-autoencoder photos/ --network lpips --weights alexnet_features_lpips.safetensors
         invariances fit-autoencoder photos/ --output runs/vae --resume
     """
     from invariances.cli.parsing import (
@@ -78,5 +85,6 @@ def fit_autoencoder(argv: list[str]) -> int:
         command = shlex.join(["invariances", "fit-autoencoder", *argv, *resume])
         print(f"stopped after step {stop.step}; go on with:\n{command}", file=sys.stderr)
         return 128 + stop.signum
-    print(f"done: {kept}; next: invariances fit --autoencoder {kept} ...", file=sys.stderr)
+    preset = " --preset maps" if found.code.kind == "spatial" else ""
+    print(f"done: {kept}; next: invariances fit --autoencoder {kept}{preset} ...", file=sys.stderr)
     return 0

@@ -10,6 +10,7 @@ def sample(
     n: int = 8,
     temperature: float = 1.0,
     diverse: bool = False,
+    refine: int = 0,
     seed: int = 0,
     network: str | None = None,
     device: str = "auto",
@@ -26,6 +27,7 @@ def sample(
         n: Samples per picture.
         temperature: 1 for true samples; lower shows less variety.
         diverse: Of eight times as many samples those that differ most, which show how far the invariance reaches.
+        refine: Gradient steps that bring each sample nearer to what the layer says; the results are no fair samples.
         seed: Makes them repeat.
         network: The network's name or weights file, where that has moved since training.
         device: auto, cpu, cuda or mps.
@@ -46,10 +48,11 @@ def sample(
     interpreter = interpreter_of(model, layer, network, device)
     pictures = pictures_of(images, interpreter.image_size)
     generator = seeded("samples", seed)
-    samples = interpreter.sample(pictures, n, temperature, generator, diverse=diverse).cpu()
+    samples = interpreter.sample(pictures, n, temperature, generator, diverse=diverse, refine=refine).cpu()
     tiles, names = [pictures], ["picture"]
     if interpreter.encodes:
         tiles, names = [*tiles, interpreter.reconstruct(pictures).cpu()], [*names, "autoencoder"]
     rows = torch.stack([*tiles, *samples.unbind(1)], dim=1)
     place = Path(model) / "samples.png" if Path(model).is_dir() else Path("samples.png")
-    print(save_grid(rows, place if output is None else output, column_labels=[*names, *["sample"] * n]))
+    names += ["refined" if refine else "sample"] * n
+    print(save_grid(rows, place if output is None else output, column_labels=names))

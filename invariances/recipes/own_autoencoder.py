@@ -6,16 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
+from invariances.autoencoder.lpips import LEAST_SIDE, LPIPS
 from invariances.data.images import ImageFolder
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.system.files import check_writable
-from invariances.training.autoencoder import fit_autoencoder, new_vae
+from invariances.training.autoencoder import fit_autoencoder, new_spatial, new_vae
+from invariances.training.autoencoder_config import LPIPS_NAME
+from invariances.training.perceptual import Features
 from invariances.zoo.runs import AUTOENCODER
 
 
 def train(config: Any, folders: Sequence[str] = ()) -> Path:
-    """Trains a VAE as an `AutoencoderConfig` says; the file that is kept.
+    """Trains an autoencoder as an `AutoencoderConfig` says; the file that is kept.
 
     Args:
         config: An `AutoencoderConfig`, or what has the same attributes.
@@ -25,33 +30,52 @@ def train(config: Any, folders: Sequence[str] = ()) -> Path:
         UserError: The folder holds an autoencoder already, or pictures or network cannot be used.
         KeyboardInterrupt: Stopped by a signal, after saving.
     """
-    data, code, eyes, run = config.data, config.code, config.eyes, config.run
+    data, code, run = config.data, config.code, config.run
     kept = Path(run.output) / AUTOENCODER
     if kept.exists() and not run.resume:
         raise UserError(
             f"folder {run.output!r} holds an autoencoder already; go on with --resume, or choose another --output"
         )
     check_writable(run.output)
+    if config.objective.perceptual and config.eyes.network is None:
+        raise UserError(
+            "a perceptual distance needs a network that compares; give --network and --layers, or no --perceptual"
+        )
+    perceptual = _distance(config.eyes, code.size)
     pictures = ImageFolder(folders or data.images, size=code.size, skip_broken=data.skip_broken)
     training, held_out = pictures.split(data.held_out, seed=data.split_seed)
     if data.views > 1 or data.crop == "random":
         training = training.cropped(data.views)
-    networks = []
-    if eyes.network and eyes.layers:
-        networks = [Representation.many(eyes.network, eyes.layers, weights=eyes.weights, size=code.size)]
-    sizes = {
-        "latent_dim": code.latent_dim,
-        "width": code.width,
-        "max_width": code.max_width,
-        "blocks": code.blocks,
-    }
+    spatial = code.kind == "spatial"
     fit_autoencoder(
         training.tensor(),
         held_out.tensor(),
-        vae=new_vae(code.size, run.seed, **sizes),
-        perceptual=networks,
+        vae=new_spatial(code.size, run.seed) if spatial else new_vae(code.size, run.seed, **code.vae_sizes()),
+        perceptual=perceptual,
         objective=config.objective,
         schedule=config.schedule,
         run=run,
     )
     return kept
+
+
+def _distance(eyes: Any, size: int) -> Sequence[Features] | nn.Module:
+    """How pictures are compared, as an `Eyes` says: at their size, or at the network's where it takes no other."""
+    if eyes.network == LPIPS_NAME:
+        if size < LEAST_SIDE:
+            raise UserError(
+                f"LPIPS sees nothing of {size} pixels; give --size {LEAST_SIDE} or more, or a network"
+            )
+        return LPIPS.from_file(eyes.weights)
+    if eyes.network is None:
+        return []
+    for side in (size, None):
+        seen = Representation.many(eyes.network, eyes.layers, weights=eyes.weights, size=side)
+        try:
+            for each in seen:
+                each.shape  # noqa: B018
+            break
+        except UserError:
+            if side is None:
+                raise
+    return [seen]

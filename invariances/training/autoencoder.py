@@ -12,6 +12,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from invariances.autoencoder.lpips import LPIPS
 from invariances.autoencoder.spatial import SpatialAutoencoder
 from invariances.autoencoder.storage import save_autoencoder
 from invariances.autoencoder.vae import VAE
@@ -102,7 +103,7 @@ class AutoencoderTask(LightningModule):
 
     Args:
         vae: The network to train.
-        objective: The weights of the loss.
+        objective: The weights of the loss; `complete`.
         schedule: Steps, batch size and rates.
         perceptual: A distance (images, target) -> (N,), or maps that each give {layer: features} of pictures in
             [-1, 1]; frozen, not part of a checkpoint.
@@ -125,6 +126,7 @@ class AutoencoderTask(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.learner, self.objective, self.schedule = vae, objective, schedule
+        self.weights = objective.perceptual or 0.0, objective.kl or 0.0
         self.critic = PatchDiscriminator() if objective.adversarial else None
         self._perceptual: list[nn.Module] = []
         if isinstance(perceptual, nn.Module):
@@ -147,6 +149,11 @@ class AutoencoderTask(LightningModule):
             critic = self.critic.parameters()
             optimizers.append(torch.optim.Adam(critic, lr=rate / 2, betas=(0.5, 0.9), fused=fused))
         return optimizers
+
+    def on_fit_start(self) -> None:
+        """The distance is no part of this module, so that no checkpoint has it; it comes along all the same."""
+        for each in self._perceptual:
+            each.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what this run is."""
@@ -177,14 +184,14 @@ class AutoencoderTask(LightningModule):
             distance = self._perceptual[0](picture, images).mean()
         kl = posterior.kl().mean()
         self._check_finite(pixels + distance + kl)
-        (gradient,) = torch.autograd.grad(pixels + self.objective.perceptual * distance, picture)
+        (gradient,) = torch.autograd.grad(pixels + self.weights[0] * distance, picture)
         adversarial = self.critic is not None and progress >= self.objective.adversarial_start
         if adversarial:
             assert self.critic is not None
             (wish,) = torch.autograd.grad(-self.critic(picture).float().mean(), picture)
             ratio = gradient.norm() / wish.norm().clamp_min(1e-12)
             gradient = gradient + self.objective.adversarial * ratio * wish
-        self._update(vae_optimizer, (decoded * gradient).sum() + self.objective.kl * kl)
+        self._update(vae_optimizer, (decoded * gradient).sum() + self.weights[1] * kl)
         found = {"l1": pixels, "perceptual": distance, "kl": kl}
         if adversarial:
             assert self.critic is not None
@@ -308,6 +315,7 @@ def fit_autoencoder(
     last = folder / LAST
     resuming = run.resume and last.exists()
     vae = _started(vae or new_vae(pictures.shape[1], run.seed), pictures, run.seed, resuming)
+    objective = objective.complete(isinstance(vae, SpatialAutoencoder), isinstance(perceptual, LPIPS))
     settings = {"vae": vae.config, "objective": asdict(objective), "schedule": asdict(schedule)}
     about = {
         **settings,
@@ -346,3 +354,10 @@ def new_vae(size: int, seed: int, **sizes: int) -> VAE:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return VAE(size, **sizes)
+
+
+def new_spatial(size: int, seed: int) -> SpatialAutoencoder:
+    """A spatial autoencoder for pictures of this size, its weights a function of `seed` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SpatialAutoencoder(size)

@@ -2,37 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from invariances.system.checks import number, text
+from invariances.system.checks import choice, number, text
 from invariances.system.errors import UserError
 from invariances.training.config import DataConfig, RunConfig
+
+Kind = Literal["vae", "spatial"]
+_VAE_ONLY = {"latent_dim": 1, "width": 1, "max_width": 1, "blocks": 0}
+LPIPS_NAME = "lpips"
 
 
 @dataclass(frozen=True)
 class CodeConfig:
-    """A VAE's size.
+    """What kind of autoencoder, and its size.
 
     Args:
-        size: Side of the pictures in pixels: 32, 64 or 128.
-        latent_dim: Length of the code.
-        width: Channels at half resolution; they double at every halving.
-        max_width: Most channels of any layer.
-        blocks: Residual blocks per resolution.
+        kind: "vae": a vector for each picture; "spatial": a map of an eighth of its side, for --preset maps.
+        size: Side of the pictures in pixels: 32, 64 or 128; for a spatial one any multiple of 8.
+        latent_dim: Of a VAE: length of the code, 128 by default.
+        width: Of a VAE: channels at half resolution, 32 by default; they double at every halving.
+        max_width: Of a VAE: most channels of any layer, 256 by default.
+        blocks: Of a VAE: residual blocks per resolution, 1 by default.
     """
 
+    kind: Kind = "vae"
     size: int = 64
-    latent_dim: int = 128
-    width: int = 32
-    max_width: int = 256
-    blocks: int = 1
+    latent_dim: int | None = None
+    width: int | None = None
+    max_width: int | None = None
+    blocks: int | None = None
 
     def __post_init__(self) -> None:
-        if self.size not in (32, 64, 128):
-            raise UserError(f"a VAE of size {self.size!r} is not possible; choose 32, 64 or 128 pixels")
-        for name, least in (("latent_dim", 1), ("width", 1), ("max_width", 1), ("blocks", 0)):
-            number(f"code.{name}", getattr(self, name), least, 1_000_000, whole=True)
+        choice("code.kind", self.kind, Kind)
+        for name, value in self.vae_sizes().items():
+            number(f"code.{name}", value, _VAE_ONLY[name], 1_000_000, whole=True)
+        if self.kind == "vae":
+            if self.size not in (32, 64, 128):
+                raise UserError(
+                    f"a VAE of size {self.size!r} is not possible; choose 32, 64 or 128 pixels, or --kind spatial"
+                )
+            return
+        number("code.size", self.size, 8, 4097, whole=True)
+        if self.size % 8:
+            raise UserError(
+                f"a spatial autoencoder of size {self.size} is not possible; give a multiple of 8"
+            )
+        if self.vae_sizes():
+            raise UserError(
+                f"{' and '.join(self.vae_sizes())} cannot be chosen for a spatial autoencoder, which has one "
+                "architecture for all sizes; leave out, or take --kind vae"
+            )
+
+    def vae_sizes(self) -> dict[str, int]:
+        """Those sizes of a VAE that are given."""
+        return {name: getattr(self, name) for name in _VAE_ONLY if getattr(self, name) is not None}
 
 
 @dataclass(frozen=True)
@@ -40,24 +65,36 @@ class Objective:
     """mean|x − x̂| + perceptual · d(x, x̂) + kl · KL(q ‖ N(0, I)), and a critic's gradient.
 
     Args:
-        perceptual: Weight of the perceptual distance.
+        perceptual: Weight of the perceptual distance; by default 0.1 in a network's layers, 1 by LPIPS.
         perceptual_start: Share of the steps after which it joins.
-        kl: Weight of the KL divergence in nats per picture.
+        kl: Weight of the KL divergence in nats per picture; by default 1e-5 for a VAE, 0 for a spatial one.
         adversarial: Norm of the patch critic's gradient at the picture, as a share of the others; 0 turns it off.
         adversarial_start: Share of the steps after which it joins.
     """
 
-    perceptual: float = 0.1
+    perceptual: float | None = None
     perceptual_start: float = 0.0
-    kl: float = 1e-5
+    kl: float | None = None
     adversarial: float = 0.0
     adversarial_start: float = 0.6
 
     def __post_init__(self) -> None:
         for name in ("perceptual", "kl", "adversarial"):
-            number(f"objective.{name}", getattr(self, name), 0)
+            if getattr(self, name) is not None:
+                number(f"objective.{name}", getattr(self, name), 0)
         for name in ("perceptual_start", "adversarial_start"):
             number(f"objective.{name}", getattr(self, name), 0, 1.000001)
+
+    def complete(self, spatial: bool, lpips: bool) -> Objective:
+        """With the weights that are left out: a spatial code is bounded and needs no KL divergence.
+
+        Args:
+            spatial: The autoencoder is a spatial one.
+            lpips: The perceptual distance is LPIPS, whose learned weights are small.
+        """
+        perceptual = (1.0 if lpips else 0.1) if self.perceptual is None else self.perceptual
+        kl = (0.0 if spatial else 1e-5) if self.kl is None else self.kl
+        return replace(self, perceptual=perceptual, kl=kl)
 
 
 @dataclass(frozen=True)
@@ -98,9 +135,9 @@ class Eyes:
     """A network whose layers compare pictures.
 
     Args:
-        network: Its name, as for `invariances layers`; none for pixels alone.
+        network: Its name, as for `invariances layers`; "lpips" for LPIPS by AlexNet; none for pixels alone.
         layers: Its layers, early ones for texture.
-        weights: Its weights file.
+        weights: Its weights file; for "lpips" one of AlexNet's convolutions and LPIPS' linear layers.
     """
 
     network: str | None = None
@@ -111,6 +148,12 @@ class Eyes:
         for name in ("network", "weights"):
             if getattr(self, name) is not None:
                 text(name, getattr(self, name))
+        if self.network == LPIPS_NAME:
+            if self.layers or self.weights is None:
+                raise UserError(
+                    "LPIPS needs a file and has its own layers; give --network lpips --weights FILE, and no --layers"
+                )
+            return
         if (self.network is None) != (not self.layers):
             raise UserError("--network and --layers belong together; give both, or neither for pixels alone")
 
@@ -121,7 +164,7 @@ class AutoencoderConfig:
 
     Args:
         data: The pictures.
-        code: The VAE.
+        code: The autoencoder.
         objective: What it learns by.
         schedule: How it learns.
         eyes: Who compares pictures.

@@ -130,6 +130,7 @@ def test_metadata_that_are_missing_or_others(trained, tmp_path, missing, value):
 LONG, HUGE = "x" * 300, "99999999999999999999"
 NONSENSE = [
     ("sample", "--n", ["0", "-1", HUGE, "x", "1.5"]),
+    ("sample", "--refine", ["-1", HUGE, "x", "1.5"]),
     ("sample", "--temperature", ["-1", "nan", "inf", "x"]),
     ("sample", "--layer", ["", "layer1", LONG]),
     ("sample", "--network", ["", LONG, "nowhere", "/dev/null"]),
