@@ -50,7 +50,12 @@ def diverse_latents(
         temperature: Of the samples.
         generator: Makes them repeat.
         guidance: As of `ConditionalFlow.sample`.
+
+    Raises:
+        UserError: `n` gives no samples.
     """
+    if n < 1:
+        raise UserError(f"n = {n} gives no samples; use n ≥ 1")
     found = []
     for each in z:
         latents = flow.sample(each[None], AMONG * n, temperature, generator, guidance)[0]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from invariances.cli.main import main
-from invariances.interpreter import flow_of
 from invariances.training.checkpoints import load_checkpoint
+from invariances.zoo.runs import flow_of
 
 pytestmark = pytest.mark.slow
 KILLS, STEPS = 20, 120
