@@ -73,6 +73,10 @@ class Identity:
             np.concatenate([self.hashes, other.hashes]),
         )
 
+    def digest(self) -> str:
+        """A hash of all contents, in order."""
+        return hashlib.sha256(self.hashes.tobytes()).hexdigest()
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes a gzip of UTF-8 lines, `hash size "name"`, the same bytes for the same pictures.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
@@ -20,6 +22,7 @@ from invariances.evaluation.likelihood import in_bits, log_probs
 from invariances.evaluation.looking import Accumulator, Sampling, look
 from invariances.features.stream import Features
 from invariances.interpreter import Interpreter
+from invariances.system.files import atomic
 
 
 def evaluate(
@@ -126,3 +129,9 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_numbers(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes them as JSON, whole or not at all; what is not finite is null."""
+    with atomic(path) as draft:
+        draft.write_text(json.dumps(finite(result), indent=2) + "\n", encoding="utf-8")

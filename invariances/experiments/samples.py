@@ -70,6 +70,16 @@ def made_pictures(interpreter: Interpreter, n: int, generator: torch.Generator |
     return interpreter.decode(interpreter.whole.at(None).sample(None, n, generator=generator)[0])
 
 
+@torch.no_grad()
+def sample_rows(
+    interpreter: Interpreter, images: Tensor, n: int, generator: torch.Generator, temperature: float = 1.0
+) -> tuple[Tensor, list[str]]:
+    """The rows of a grid, (N, 2 + n, 3, S, S) on the CPU: each picture, its reconstruction, n samples; their names."""
+    samples = interpreter.sample(images, n, temperature, generator)
+    columns = [interpreter.resized(images), interpreter.reconstruct(images), *samples.unbind(1)]
+    return torch.stack(columns, dim=1).cpu(), ["picture", "autoencoder", *["sample"] * n]
+
+
 def in_chunks(images: Tensor) -> list[Tensor]:
     """The pictures, `CHUNK` at a time."""
     return list(torch.split(images, CHUNK))

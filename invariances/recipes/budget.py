@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -55,11 +54,11 @@ def affordable_steps(works: Sequence[Work], learning: LearningConfig, seconds: f
     finally:
         torch.set_num_threads(threads)
     busiest = max(sum(each) / processes, max(each))
-    return max(FEWEST, min(MOST, int(seconds / (_AROUND * busiest))))
+    return _affordable(seconds, busiest)
 
 
 def affordable_map_steps(flow: LayeredFlow, batch_size: int, seconds: float) -> int:
-    """Steps of a flow over maps that finish in so many seconds."""
+    """Steps of a flow over maps that finish in so many seconds; the flow, a new one, is tried and of no more use."""
     share = max(1, batch_size // len(flow.layers))
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(share * len(flow.layers), *flow.latent_shape, generator=generator)
@@ -68,8 +67,12 @@ def affordable_map_steps(flow: LayeredFlow, batch_size: int, seconds: float) -> 
         layer: (own, torch.rand(len(own), *shape, generator=generator))
         for own, (layer, shape) in zip(places, flow.layers.items())
     }
-    tried = deepcopy(flow).train()
-    one = _timed(tried, lambda: tried.loss(latents, told, generator), LearningConfig())
+    flow.train()
+    return _affordable(seconds, _timed(flow, lambda: flow.loss(latents, told, generator), LearningConfig()))
+
+
+def _affordable(seconds: float, one: float) -> int:
+    """Steps that fit, where one takes `one` seconds."""
     return max(FEWEST, min(MOST, int(seconds / (_AROUND * one))))
 
 

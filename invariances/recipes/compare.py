@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from invariances.evaluation.numbers import finite
+from invariances.evaluation.numbers import finite, write_numbers
 from invariances.evaluation.tables import Table, difference
 from invariances.recipes.profile import PAGE, PROFILE
 from invariances.recipes.profile_store import read_layer
 from invariances.recipes.profile_subjects import profile_runs, runs_in
 from invariances.report.compare_page import CompareStory, write_compare_page
 from invariances.system.errors import UserError
-from invariances.system.files import atomic, check_writable
+from invariances.system.files import check_writable
 
 COMPARISON = "comparison.json"
 ROUNDING = 1e-6
@@ -64,8 +64,7 @@ def compare(
         "pictures_sampled": told[0]["pictures_sampled"],
         "layers": layers,
     }
-    with atomic(folder / COMPARISON) as draft:
-        draft.write_text(json.dumps(finite(result), indent=2) + "\n", encoding="utf-8")
+    write_numbers(folder / COMPARISON, result)
     story = CompareStory(finite(result), pictures, most_different_first(pictures))
     write_compare_page(story, folder / PAGE)
     return result

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from invariances.data.identity import Identity, without
 from invariances.evaluation.likelihood import bits_per_dim
 from invariances.evaluation.looking import Sampling
-from invariances.evaluation.numbers import evaluate, finite, lines
+from invariances.evaluation.numbers import evaluate, lines, write_numbers
+from invariances.experiments.samples import sample_rows
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter, autoencoder_of
 from invariances.report.grids import grid, save_grid
 from invariances.report.html import page, picture, save_page, table
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import atomic
 from invariances.system.machine import accelerator
 from invariances.system.seeds import seeded
 from invariances.training.checkpoints import checkpoint_of, load_checkpoint, weights_in
@@ -112,8 +110,7 @@ def evaluate_run(run: str | os.PathLike[str], how: Evaluation = Evaluation()) ->
         flow = unconditional_flow(interpreter, data, config, how.progress)
         result["unconditional_nll_bits_per_dim"] = bits_per_dim(flow, features)
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic(folder / EVALUATION) as draft:
-        draft.write_text(json.dumps(finite(result), indent=2) + "\n", encoding="utf-8")
+    write_numbers(folder / EVALUATION, result)
     draw(interpreter, data, result, folder, how.temperature)
     return result
 
@@ -248,11 +245,7 @@ def draw(
         temperature: Of the samples.
     """
     images = data.held_out_images(_ROWS)
-    samples = interpreter.sample(images, _COLUMNS, temperature, seeded("grid", result["seed"]))
-    rows = torch.stack(
-        [interpreter.resized(images), interpreter.reconstruct(images), *samples.unbind(1)], dim=1
-    ).cpu()
-    names = ["picture", "autoencoder", *["sample"] * _COLUMNS]
+    rows, names = sample_rows(interpreter, images, _COLUMNS, seeded("grid", result["seed"]), temperature)
     save_grid(rows, folder / GRID, column_labels=names)
     numbers = [[each.name, each.text()] for each in lines(result)]
     title = f"What {result['layer']} of {result['network']} knows"

@@ -22,7 +22,7 @@ from invariances.evaluation.bootstrap import missing
 from invariances.evaluation.information import violations
 from invariances.evaluation.likelihood import log_probs
 from invariances.evaluation.looking import Sampling
-from invariances.evaluation.numbers import finite
+from invariances.evaluation.numbers import finite, write_numbers
 from invariances.evaluation.profiling import LayerProfile, profile_layer
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter, autoencoder_of
@@ -41,7 +41,7 @@ from invariances.report.profile_page import ProfileStory, write_profile_page
 from invariances.representation.representation import Representation
 from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
-from invariances.system.files import atomic, check_writable
+from invariances.system.files import check_writable
 from invariances.system.machine import accelerator
 from invariances.training.config import PRESETS, DataConfig, FitConfig, RunConfig
 from invariances.training.data import FeatureData, Images
@@ -270,8 +270,7 @@ def measured(subject: Subject, folder: Path, config: ProfileConfig = ProfileConf
         for numbers in result["layers"].values():
             numbers |= missing("variance_in_lpips", NO_LPIPS)
     result["seconds"] = round(time.monotonic() - started, 1)
-    with atomic(folder / PROFILE) as draft:
-        draft.write_text(json.dumps(finite(result), indent=2) + "\n", encoding="utf-8")
+    write_numbers(folder / PROFILE, result)
     story = ProfileStory(
         finite(result),
         {layer: each.pictures for layer, each in found.items()},

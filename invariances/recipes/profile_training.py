@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from invariances.evaluation.numbers import finite
+from invariances.evaluation.numbers import finite, write_numbers
 from invariances.recipes.profile import PAGE, UNTOLD, ProfileConfig, profile
 from invariances.recipes.profile_subjects import DRAWN, drawn_pictures
 from invariances.recipes.shapes_flows import AUTOENCODER
@@ -22,7 +21,7 @@ from invariances.recipes.worlds import layers_worth_seeing
 from invariances.report.training_page import write_training_page
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import atomic, check_writable
+from invariances.system.files import check_writable
 from invariances.training.data import Images
 from invariances.zoo.registry import registry
 
@@ -132,7 +131,6 @@ def profile_training(
         "checkpoints": list(found),
         "layers": {layer: {name: each["layers"][layer] for name, each in found.items()} for layer in layers},
     }
-    with atomic(folder / CURVES) as draft:
-        draft.write_text(json.dumps(finite(result), indent=2) + "\n", encoding="utf-8")
+    write_numbers(folder / CURVES, result)
     write_training_page(finite(result), folder / PAGE)
     return result

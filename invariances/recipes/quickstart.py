@@ -6,7 +6,6 @@ photos), measures what samples keep, and writes one page with its numbers beside
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,7 +21,7 @@ from invariances import zoo
 from invariances.data.datasets import images_at, tell
 from invariances.data.images import spread
 from invariances.data.shapes import Shapes, draw
-from invariances.evaluation.numbers import finite
+from invariances.evaluation.numbers import write_numbers
 from invariances.experiments.texture_bias import conflict_pictures
 from invariances.flow.config import FlowConfig
 from invariances.interpreter import Interpreter
@@ -35,7 +34,7 @@ from invariances.report.quickstart_page import CueStory, PhotoStory, Story, writ
 from invariances.representation.representation import Representation
 from invariances.system.checks import number
 from invariances.system.errors import UserError
-from invariances.system.files import atomic, check_writable, new_folder
+from invariances.system.files import check_writable, new_folder
 from invariances.system.machine import accelerator, cores
 from invariances.system.seeds import seeded
 from invariances.training.config import (
@@ -167,8 +166,7 @@ def drawn_world(network: str, effort: Effort, seed: int) -> World:
 
 def write(story: Story, folder: Path) -> None:
     """The page, and its numbers beside it."""
-    with atomic(folder / SUMMARY) as draft:
-        draft.write_text(json.dumps(finite(story.summary), indent=2) + "\n", encoding="utf-8")
+    write_numbers(folder / SUMMARY, story.summary)
     write_page(story, folder / PAGE)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, Trainer
 
 from invariances.evaluation.looking import Sampling
-from invariances.evaluation.numbers import evaluate, finite, lines
+from invariances.evaluation.numbers import evaluate, lines, write_numbers
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
 from invariances.report.grids import grid
@@ -76,8 +75,7 @@ class EvaluationAfterEpochs(Callback):
             progress=self.progress,
         )
         place = self.folder / f"step_{stage.step:07d}.json"
-        with atomic(place) as draft:
-            draft.write_text(json.dumps(finite(result), indent=2) + "\n", encoding="utf-8")
+        write_numbers(place, result)
         picture = grid(
             drawn(interpreter, *self.data.shown(PICTURES, layer, training=False), self.seed),
             column_labels=NAMES,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import tempfile
@@ -39,14 +38,12 @@ from invariances.training.new_flow import device_of, new_flow, resume_from, same
 from invariances.training.pictures import PICTURES, SampleGrids
 from invariances.training.processes import all_processes, first_process, watch_parent
 from invariances.training.run_folder import (
-    KEPT_OUT,
     METRICS,
     SAMPLES,
-    TRAINED_ON,
     alone,
+    begin,
     choose_folder,
     name_of,
-    write_config,
 )
 from invariances.training.stages import FlowStage, Regression, Stage
 from invariances.training.start import start_embedder
@@ -212,15 +209,13 @@ class _Fitting:
             "learning": same_learning(config),
             "seed": config.run.seed,
             "init": config.init,
-            "pictures": [hashlib.sha256(each.hashes.tobytes()).hexdigest() for each in pictures],
+            "pictures": [each.digest() for each in pictures],
         }
 
     def interpreter(self) -> Interpreter:
         """Trains what is left to train, and keeps the result."""
         if self.folder is not None and first_process():
-            write_config(self.folder, self.config)
-            for each, name in zip(self.pictures, (TRAINED_ON, KEPT_OUT)):
-                each.save(self.folder / name)
+            begin(self.folder, self.config, self.pictures)
         try:
             flow = self.trained()
         except KeyboardInterrupt as interrupt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.data.identity import Identity
+from invariances.experiments.samples import sample_rows
 from invariances.features.stream import Features, FeatureStream
 from invariances.flow.layered import LayeredFlow
 from invariances.interpreter import Interpreter
@@ -26,8 +26,8 @@ from invariances.training.data import FeatureData
 from invariances.training.layered import Batch, LayeredRun, train_layered
 from invariances.training.new_flow import latent_shape
 from invariances.training.pictures import PICTURES, SAMPLES
-from invariances.training.run_folder import KEPT_OUT, TRAINED_ON, write_config
 from invariances.training.run_folder import SAMPLES as GRIDS
+from invariances.training.run_folder import begin
 from invariances.zoo.interpreters import offers, read_flow
 from invariances.zoo.registry import path as path_of
 
@@ -45,12 +45,14 @@ class LayeredFeatures:
 
     def __init__(self, features: Mapping[str, Features], seed: int) -> None:
         self.features, self.seed = features, seed
+        self._streams: dict[int, FeatureStream] = {}
 
     def batch(self, step: int, per_layer: int) -> Batch:
         """(latents, layer -> (places, representations)) of a step."""
         count = per_layer * len(self.features)
-        stream = FeatureStream(next(iter(self.features.values())), count, self.seed)
-        indices = stream.indices(step)
+        if count not in self._streams:  # each remembers the order of its epoch
+            self._streams[count] = FeatureStream(next(iter(self.features.values())), count, self.seed)
+        indices = self._streams[count].indices(step)
         places = torch.arange(len(indices)).tensor_split(len(self.features))
         told, means, logvars = {}, [], []
         for (layer, source), own in zip(self.features.items(), places, strict=True):
@@ -103,9 +105,7 @@ def fit_layered(
     with torch.no_grad():
         latents, told = training.batch(0, max(per_layer, _FIRST // len(representations)))
         flow.loss(latents, told, seeded("first", config.run.seed))
-    write_config(folder, config)
-    for each, name in zip(pictures, (TRAINED_ON, KEPT_OUT)):
-        each.save(folder / name)
+    begin(folder, config, pictures)
     run = LayeredRun(
         folder / "checkpoints",
         config.learning.steps,
@@ -137,7 +137,7 @@ def _about(
         "flow": asdict(config.flow),
         "batch_size": config.learning.batch_size,
         "seed": config.run.seed,
-        "pictures": [hashlib.sha256(each.hashes.tobytes()).hexdigest() for each in pictures],
+        "pictures": [each.digest() for each in pictures],
     }
 
 
@@ -150,10 +150,12 @@ def _started(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.run.seed)
         flow = LayeredFlow(config.flow, latent_shape(code), shapes, chances)
-    for name in dict.fromkeys(each.name for each in offers()):
-        shipped, notes = _shipped(name)
+    for offer in {
+        each.name: each for each in offers() if each.one_flow and path_of(each.name).is_file()
+    }.values():
+        shipped, notes = read_flow(path_of(offer.name), offer.layer)
         if (
-            shipped is not None
+            isinstance(shipped, LayeredFlow)
             and notes["autoencoder_fingerprint"] == code.fingerprint()  # type: ignore[operator]
             and shipped.config == config.flow
         ):
@@ -162,20 +164,8 @@ def _started(
     return flow
 
 
-def _shipped(name: str) -> tuple[LayeredFlow | None, Mapping[str, str]]:
-    """A shipped flow for several layers; None where the name is of something else."""
-    offer = next(each for each in offers() if each.name == name)
-    if not offer.one_flow or not path_of(name).is_file():
-        return None, {}
-    flow, notes = read_flow(path_of(name), offer.layer)
-    return (flow, notes) if isinstance(flow, LayeredFlow) else (None, {})
-
-
 def _draw(interpreters: Mapping[str, Interpreter], images: Tensor, folder: Path) -> None:
     """A grid of pictures, reconstructions and samples for each layer."""
     for layer, each in interpreters.items():
-        samples = each.sample(images, SAMPLES, generator=seeded("samples", layer)).cpu()
-        rows = torch.stack([images, each.reconstruct(images).cpu(), *samples.unbind(1)], dim=1)
-        save_grid(
-            rows, folder / f"{layer}.png", column_labels=["picture", "autoencoder", *["sample"] * SAMPLES]
-        )
+        rows, names = sample_rows(each, images, SAMPLES, seeded("samples", layer))
+        save_grid(rows, folder / f"{layer}.png", column_labels=names)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
+from invariances.data.identity import Identity
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.yaml_file import read_yaml
@@ -113,6 +114,13 @@ def write_config(folder: Path, config: FitConfig) -> None:
     config = replace(config, run=replace(config.run, output=str(folder), resume=False))
     with atomic(path) as draft:
         draft.write_text(header + yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
+
+
+def begin(folder: Path, config: FitConfig, pictures: Sequence[Identity]) -> None:
+    """Writes what a run is, before it trains: its config.yaml, and which pictures it learns from and keeps out."""
+    write_config(folder, config)
+    for each, name in zip(pictures, (TRAINED_ON, KEPT_OUT)):
+        each.save(folder / name)
 
 
 def read_config(folder: str | os.PathLike[str]) -> FitConfig:

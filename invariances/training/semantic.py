@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from invariances.flow.semantic import SemanticFlow
 from invariances.training.muon import MuonAdam
+from invariances.training.schedule import rate_factor
 
 Pairs = Callable[[int], tuple[Tensor, Tensor, Tensor]]
 """Of a step: latents (B, D) and (B, D), and which factors each pair shares (B, K)."""
@@ -46,9 +46,7 @@ def train_semantic(
     matrices = [each for each in flow.parameters() if each.dim() == 2]
     optimizer = MuonAdam(flow.parameters(), matrices, weight_decay=WEIGHT_DECAY, lr=learning_rate)
     warmup = max(1.0, WARMUP * steps)
-    schedule = LambdaLR(
-        optimizer, lambda k: min(1.0, (k + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * k / steps))
-    )
+    schedule = LambdaLR(optimizer, rate_factor("cosine", warmup, steps))
     bar = tqdm(range(steps), desc="factors", unit="step", disable=not progress)
     for step in bar:
         a, b, shared = pairs(step)
