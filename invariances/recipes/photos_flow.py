@@ -21,13 +21,16 @@ from invariances.recipes.photos_models import build_autoencoder, pack
 from invariances.representation.representation import Representation, Representations
 from invariances.system.errors import UserError
 from invariances.system.files import atomic
+from invariances.system.machine import bfloat16
 from invariances.system.seeds import seeded
-from invariances.training.layered import LayeredRun, train_layered
+from invariances.training.layered import LayeredRun, columns, normalise, train_layered
+from invariances.training.metrics_file import MetricsFile
+from invariances.training.run_folder import METRICS
 from invariances.zoo.interpreters import save_layered
 from invariances.zoo.small_resnet import load_classifier
 
 LAYERS = ("conv2", "conv3", "conv5", "fc6", "fc8", "softmax")
-PER_LAYER, SEED, FIRST = 10, 0, 2_048
+SEED = 0
 STEPS = 40_000
 
 
@@ -45,6 +48,11 @@ class Photos:
     def __init__(self, pictures: Tensor, latents: np.ndarray[Any, Any], layers: Representations) -> None:
         self.pictures, self.latents, self.layers = pictures, latents, layers
 
+    @property
+    def count(self) -> int:
+        """Pictures of an epoch."""
+        return len(self.pictures)
+
     def batch(self, step: int, per_layer: int) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """(latents, layer -> (places, representations)) of a step: so many photos for each layer, from its number."""
         names = self.layers.names
@@ -55,7 +63,7 @@ class Photos:
         latents = means + NOISE * torch.randn(means.shape, generator=generator)
         images = from_uint8(self.pictures[chosen])
         images = torch.where(mirrored.view(-1, 1, 1, 1), images.flip(3), images)
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16()):
             said = self.layers(images)
         places = torch.arange(count).view(len(names), per_layer)
         told = {name: (own, said[name][own].float().clone()) for name, own in zip(names, places, strict=True)}
@@ -74,7 +82,7 @@ def latents_of(autoencoder: SpatialAutoencoder, pictures: Tensor, path: Path) ->
                 parts = tqdm(torch.split(pictures, 128), desc="latents", unit="batch", file=sys.stderr)
                 for part in parts:
                     images = from_uint8(part.flip(2) if mirrored else part)
-                    with torch.autocast("cpu", torch.bfloat16):
+                    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16()):
                         means = autoencoder.encode(images).mode()
                     file.write(means.half().contiguous().numpy().tobytes())
     found: np.ndarray[Any, Any] = np.load(path, mmap_mode="r")
@@ -106,7 +114,10 @@ def build(output: str | Path, photos: str | Path, weights: str | Path, steps: in
     pictures, kept_out, _ = pack(Path(photos), folder)
     autoencoder = load_saved(kept)
     assert isinstance(autoencoder, SpatialAutoencoder)
-    build_flow(folder, pictures, kept_out, autoencoder, LayeredRun(folder / "photos64", steps))
+    run = LayeredRun(
+        folder / "photos64", steps, loggers=[MetricsFile(folder / "photos64" / METRICS, columns(LAYERS))]
+    )
+    build_flow(folder, pictures, kept_out, autoencoder, run)
 
 
 def build_flow(
@@ -133,7 +144,7 @@ def build_flow(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         flow = untrained(layers, autoencoder.latent_shape)
-    _first_batch(flow, data)
+    normalise(flow, data, SEED)
     average = train_layered(flow, data, held_out, run)
     return save_flow(average, layers, autoencoder, run.folder / "photos64.safetensors")
 
@@ -143,14 +154,6 @@ def untrained(layers: Representations, latent_shape: tuple[int, int, int]) -> La
     shapes = {each.layer: each.shape for each in layers}
     chances = [each.layer for each in layers if each.probabilities]
     return LayeredFlow(FlowConfig.maps(), latent_shape, shapes, chances)
-
-
-def _first_batch(flow: LayeredFlow, data: Photos) -> None:
-    """Normalisations are set by many photos, not by the few of a step."""
-    flow.train()
-    with torch.no_grad():
-        latents, told = data.batch(0, FIRST // len(flow.layers))
-        flow.loss(latents, told, seeded("first", SEED))
 
 
 def save_flow(

@@ -168,7 +168,7 @@ def _fit_layers(
         whole = Path(folders["_".join(layers)] or tempfile.mkdtemp(prefix="invariances-"))
         with alone(whole):
             config = replace(config, layers=list(layers))
-            return fit_layered(representations, code, data, config, whole, pictures)
+            return fit_layered(representations, code, data, config, whole, pictures, loggers)
     found = {}
     for layer, each in representations.items():
         one, folder = started_from(replace(config, layer=layer), each, code), folders[layer]

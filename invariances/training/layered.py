@@ -1,12 +1,11 @@
-"""The loop that trains a flow for several layers on the CPU for hours: it stops and goes on at any moment."""
+"""The loop that trains a flow for several layers for hours: it stops and goes on at any moment."""
 
 from __future__ import annotations
 
-import csv
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -21,19 +21,29 @@ from invariances.flow.layered import LayeredFlow
 from invariances.system.files import atomic
 from invariances.system.seeds import seeded
 from invariances.training.checkpoints import load_checkpoint
+from invariances.training.metrics_file import MetricsFile
+from invariances.training.schedule import due
 from invariances.training.stages import check_same
 from invariances.training.stopping import Stopped
 
 RATE, BETAS, DECAY, CLIP, AVERAGE, WARMUP, CONSTANT = 6e-4, (0.9, 0.99), 0.02, 1.0, 0.998, 100, 0.6
 """Of AdamW; of gradients; of the moving average; steps up; share of the steps before the rate falls to zero."""
-CHECKPOINT, METRICS = "last.pt", "metrics.csv"
-_HELD_OUT_BATCHES = 4
+CHECKPOINT = "checkpoints/last.pt"
+_FIRST, _HELD_OUT_BATCHES, _FIRST_LOOK = 2_048, 4, 128
 
 Batch = tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]
 
 
 class Batches(Protocol):
-    """Gives the batch of a step, always the same."""
+    """Gives the batch of a step, always the same.
+
+    Attributes:
+        count: Pictures of an epoch.
+    """
+
+    @property
+    def count(self) -> int:
+        """As above."""
 
     def batch(self, step: int, per_layer: int) -> Batch:
         """(latents, layer -> (places, representations))."""
@@ -48,7 +58,10 @@ class LayeredRun:
         steps: In all, those of earlier sittings counted.
         per_layer: Pictures of each layer at a step.
         checkpoint_minutes: Between two checkpoints.
-        metrics_every: Steps between two rows of metrics.
+        metrics_every: Steps between two rows of metrics, after those of steps 2, 4, 8, … 512.
+        loggers: Where they go.
+        look: Called with the step and the average where grids are due.
+        look_every: Steps between two, after those of steps 128, 256 and 512; 0 for the last step alone.
         seed: Of the noise.
         about: What a checkpoint must be of, to be gone on with.
         progress: A bar on stderr.
@@ -59,9 +72,17 @@ class LayeredRun:
     per_layer: int = 10
     checkpoint_minutes: float = 3
     metrics_every: int = 100
+    loggers: Sequence[Logger] = ()
+    look: Callable[[int, LayeredFlow], None] | None = None
+    look_every: int = 0
     seed: int = 0
     about: Mapping[str, Any] = field(default_factory=dict)
     progress: bool = True
+
+
+def columns(layers: Iterable[str]) -> list[str]:
+    """Of metrics.csv, after step and epoch: losses are squared errors of the velocity per dimension."""
+    return ["loss", *(f"held_out_{layer}" for layer in layers), "learning_rate", "images_per_second"]
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -69,6 +90,25 @@ def rate_at(step: int, steps: int) -> float:
     falling = CONSTANT * steps
     down = 1.0 if step < falling else max(0.0, (steps - step) / (steps - falling))
     return min(1.0, (step + 1) / WARMUP) * down
+
+
+@torch.no_grad()
+def normalise(flow: LayeredFlow, data: Batches, seed: int) -> None:
+    """Sets the normalisations by many pictures, not by the few of a step.
+
+    Args:
+        flow: Not trained yet.
+        data: To learn from.
+        seed: Of the noise.
+    """
+    batch = moved(data.batch(0, max(1, _FIRST // len(flow.layers))), next(flow.parameters()).device)
+    flow.train().loss(*batch, seeded("first", seed))
+
+
+def moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch on a device."""
+    latents, told = batch
+    return latents.to(device), {layer: (own.to(device), z.to(device)) for layer, (own, z) in told.items()}
 
 
 def train_layered(flow: LayeredFlow, data: Batches, held_out: Batches, run: LayeredRun) -> LayeredFlow:
@@ -97,8 +137,10 @@ def train_layered(flow: LayeredFlow, data: Batches, held_out: Batches, run: Laye
             loss = sitting.learn(data.batch(sitting.step, run.per_layer))
             bar.update()
             bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
-            if sitting.step % run.metrics_every == 0:
-                sitting.report(held_out)
+            if due(sitting.step, run.metrics_every) or sitting.step == run.steps:
+                sitting.report(data, held_out)
+            if run.look is not None and sitting.looks():
+                run.look(sitting.step, sitting.average)
             if time.monotonic() - saved > 60 * run.checkpoint_minutes:
                 sitting.save()
                 saved = time.monotonic()
@@ -130,14 +172,17 @@ class _Sitting:
     def __init__(self, flow: LayeredFlow, run: LayeredRun) -> None:
         self.flow, self.run, self.step = flow.train(), run, 0
         self.average = deepcopy(flow).eval().requires_grad_(False)
-        learning = [each for each in flow.parameters() if each.requires_grad]
-        self.learning = learning
-        self.optimizer = torch.optim.AdamW(learning, lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True)
+        self.learning = [each for each in flow.parameters() if each.requires_grad]
+        self.device = self.learning[0].device
+        self.optimizer = torch.optim.AdamW(
+            self.learning, lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True
+        )
         self.losses: list[float] = []
+        self.since = 0, time.monotonic()
 
     def learn(self, batch: Batch) -> float:
         """One step; its loss."""
-        latents, told = batch
+        latents, told = moved(batch, self.device)
         for group in self.optimizer.param_groups:
             group["lr"] = RATE * rate_at(self.step, self.run.steps)
         loss = self.flow.loss(latents, told, seeded("layered", self.run.seed, self.step)).mean()
@@ -153,19 +198,34 @@ class _Sitting:
         self.losses.append(loss.item())
         return self.losses[-1]
 
+    def looks(self) -> bool:
+        """Whether grids are due: a sample takes as long as many steps, so not at the first ones."""
+        if self.step == self.run.steps:
+            return True
+        return self.run.look_every > 0 and self.step >= _FIRST_LOOK and due(self.step, self.run.look_every)
+
     @torch.no_grad()
-    def report(self, held_out: Batches) -> None:
+    def report(self, data: Batches, held_out: Batches) -> None:
         """A row of metrics: the mean loss since the last, and the average's on photos kept out."""
         losses: dict[str, list[float]] = {}
         for number in range(_HELD_OUT_BATCHES):
-            latents, told = held_out.batch(number, self.run.per_layer)
+            latents, told = moved(held_out.batch(number, self.run.per_layer), self.device)
             loss = self.average.loss(latents, told, seeded("layered held out", number))
             for layer, (places, _) in told.items():
                 losses.setdefault(layer, []).append(float(loss[places].mean()))
-        row = {"step": self.step, "loss": _mean(self.losses)}
-        row |= {f"held_out_{layer}": _mean(each) for layer, each in losses.items()}
+        pictures = self.run.per_layer * len(self.flow.layers)
+        (before, then), now = self.since, time.monotonic()
+        self.since = self.step, now
+        row = {
+            "epoch": float(self.step * pictures // data.count),
+            "loss": _mean(self.losses),
+            **{f"held_out_{layer}": _mean(each) for layer, each in losses.items()},
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+            "images_per_second": round((self.step - before) * pictures / max(now - then, 1e-9), 2),
+        }
         self.losses = []
-        _append(self.run.folder / METRICS, row)
+        for logger in self.run.loggers:
+            logger.log_metrics(row, self.step)
 
     def save(self) -> None:
         """Write the checkpoint, whole or not at all."""
@@ -189,17 +249,11 @@ class _Sitting:
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
+        self.since = self.step, time.monotonic()
+        for logger in self.run.loggers:
+            if isinstance(logger, MetricsFile):
+                logger.start(self.step)
 
 
-def _mean(values: list[float]) -> float:
+def _mean(values: Sequence[float]) -> float:
     return round(sum(values) / max(1, len(values)), 5)
-
-
-def _append(path: Path, row: Mapping[str, float]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if new:
-            writer.writeheader()
-        writer.writerow(row)

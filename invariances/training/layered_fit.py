@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from invariances.autoencoder.posterior import DiagonalGaussian
@@ -17,22 +18,22 @@ from invariances.experiments.samples import sample_rows
 from invariances.features.stream import Features, FeatureStream
 from invariances.flow.layered import LayeredFlow
 from invariances.interpreter import Interpreter
-from invariances.report.grids import save_grid
+from invariances.report.grids import grid
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
+from invariances.system.files import atomic
 from invariances.system.seeds import seeded
 from invariances.training.config import FitConfig, LearningConfig
 from invariances.training.data import FeatureData
-from invariances.training.layered import Batch, LayeredRun, train_layered
-from invariances.training.new_flow import latent_shape
-from invariances.training.pictures import PICTURES, SAMPLES
+from invariances.training.layered import Batch, LayeredRun, columns, normalise, train_layered
+from invariances.training.metrics_file import MetricsFile
+from invariances.training.new_flow import device_of, latent_shape
+from invariances.training.pictures import PICTURES, SAMPLES, log_picture
+from invariances.training.run_folder import METRICS, begin
 from invariances.training.run_folder import SAMPLES as GRIDS
-from invariances.training.run_folder import begin
+from invariances.training.trainer import finish, loggers_of, quiet
 from invariances.zoo.interpreters import offers, read_flow
 from invariances.zoo.registry import path as path_of
-
-_FIRST = 2048
-"""Pictures that set the normalisations."""
 
 
 class LayeredFeatures:
@@ -46,6 +47,11 @@ class LayeredFeatures:
     def __init__(self, features: Mapping[str, Features], seed: int) -> None:
         self.features, self.seed = features, seed
         self._streams: dict[int, FeatureStream] = {}
+
+    @property
+    def count(self) -> int:
+        """Pictures of an epoch."""
+        return next(iter(self.features.values())).n
 
     def batch(self, step: int, per_layer: int) -> Batch:
         """(latents, layer -> (places, representations)) of a step."""
@@ -71,6 +77,7 @@ def fit_layered(
     config: FitConfig,
     folder: Path,
     pictures: Sequence[Identity],
+    loggers: Sequence[Logger] = (),
 ) -> dict[str, Interpreter]:
     """Trains the flow, from the shipped one where the autoencoder is that one's, and keeps it with its numbers.
 
@@ -81,6 +88,7 @@ def fit_layered(
         config: Complete.
         folder: Of the run.
         pictures: Learnt from, and kept out.
+        loggers: Lightning's, besides metrics.csv, TensorBoard and Weights & Biases.
 
     Returns:
         An interpreter per layer.
@@ -89,6 +97,43 @@ def fit_layered(
         UserError: The autoencoder's latents are no maps, or a setting is none of this loop's.
         KeyboardInterrupt: Stopped by a signal, after saving.
     """
+    _check(config)
+    per_layer = max(1, config.learning.batch_size // len(representations))
+    training = LayeredFeatures({each: data.features(each) for each in representations}, config.run.seed)
+    held_out = LayeredFeatures({each: data.held_out_features(each) for each in representations}, 0)
+    flow = _started(representations, code, config).to(device_of(config.run))
+    normalise(flow, training, config.run.seed)
+    begin(folder, config, pictures)
+    with quiet():
+        used = loggers_of(folder, MetricsFile(folder / METRICS, columns(representations)), config, loggers)
+    shown = data.held_out_images(PICTURES)
+
+    def interpreter(flow: LayeredFlow) -> Interpreter:
+        return Interpreter(next(iter(representations.values())), code, flow).eval()
+
+    run = LayeredRun(
+        folder,
+        config.learning.steps,
+        per_layer,
+        metrics_every=config.run.log_every,
+        loggers=used,
+        look=lambda step, flow: _draw(interpreter(flow), shown, folder / GRIDS, step, used),
+        look_every=config.run.samples_every,
+        seed=config.run.seed,
+        about=_about(representations, code, config, pictures),
+        progress=config.run.progress,
+    )
+    try:
+        found = interpreter(train_layered(flow, training, held_out, run))
+    finally:
+        finish([each for each in used if each not in loggers])
+    found.save(folder)
+    print(f"done: {folder}; next: invariances evaluate {folder}", file=sys.stderr)
+    return {layer: found.at(layer) for layer in representations}
+
+
+def _check(config: FitConfig) -> None:
+    """Refuses what this loop does not have."""
     only = replace(LearningConfig(), steps=config.learning.steps, batch_size=config.learning.batch_size)
     if config.learning != only:
         raise UserError(
@@ -97,31 +142,6 @@ def fit_layered(
         )
     if config.init is not None:
         raise UserError("flows over maps start from the shipped one by themselves; leave out --init")
-    per_layer = max(1, config.learning.batch_size // len(representations))
-    training = LayeredFeatures({each: data.features(each) for each in representations}, config.run.seed)
-    held_out = LayeredFeatures({each: data.held_out_features(each) for each in representations}, 0)
-    flow = _started(representations, code, config)
-    flow.train()
-    with torch.no_grad():
-        latents, told = training.batch(0, max(per_layer, _FIRST // len(representations)))
-        flow.loss(latents, told, seeded("first", config.run.seed))
-    begin(folder, config, pictures)
-    run = LayeredRun(
-        folder / "checkpoints",
-        config.learning.steps,
-        per_layer,
-        metrics_every=config.run.log_every,
-        seed=config.run.seed,
-        about=_about(representations, code, config, pictures),
-        progress=config.run.progress,
-    )
-    first = next(iter(representations.values()))
-    interpreter = Interpreter(first, code, train_layered(flow, training, held_out, run)).eval()
-    interpreter.save(folder)
-    found = {layer: interpreter.at(layer) for layer in representations}
-    _draw(found, data.held_out_images(PICTURES), folder / GRIDS)
-    print(f"done: {folder}; next: invariances evaluate {folder}", file=sys.stderr)
-    return found
 
 
 def _about(
@@ -164,8 +184,13 @@ def _started(
     return flow
 
 
-def _draw(interpreters: Mapping[str, Interpreter], images: Tensor, folder: Path) -> None:
+def _draw(
+    interpreter: Interpreter, images: Tensor, folder: Path, step: int, loggers: Sequence[Logger]
+) -> None:
     """A grid of pictures, reconstructions and samples for each layer."""
-    for layer, each in interpreters.items():
-        rows, names = sample_rows(each, images, SAMPLES, seeded("samples", layer))
-        save_grid(rows, folder / f"{layer}.png", column_labels=names)
+    for layer in interpreter.layers:
+        rows, names = sample_rows(interpreter.at(layer), images, SAMPLES, seeded("samples", layer))
+        picture = grid(rows, column_labels=names)
+        with atomic(folder / f"{layer}_{step:07d}.png") as draft:
+            picture.save(draft, "PNG")
+        log_picture(loggers, f"samples/{layer}", picture, step)

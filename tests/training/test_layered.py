@@ -10,7 +10,9 @@ import torch
 from invariances.flow.config import FlowConfig
 from invariances.flow.layered import LayeredFlow
 from invariances.system.seeds import seeded
-from invariances.training.layered import CHECKPOINT, METRICS, LayeredRun, rate_at, train_layered
+from invariances.training.layered import CHECKPOINT, LayeredRun, columns, rate_at, train_layered
+from invariances.training.metrics_file import MetricsFile
+from invariances.training.run_folder import METRICS
 
 torch.set_num_threads(1)
 LAYERS = {"map": (2, 3, 3), "vector": (3,)}
@@ -21,6 +23,8 @@ class Drawn:
 
     def __init__(self, stop_at=None):
         self.stop_at = stop_at
+
+    count = 16
 
     def batch(self, step, per_layer):
         if step == self.stop_at:
@@ -42,14 +46,16 @@ def fresh():
 
 
 def run_of(folder, steps):
-    return LayeredRun(folder, steps, per_layer=4, metrics_every=10)
+    metrics = MetricsFile(folder / METRICS, columns(LAYERS))
+    return LayeredRun(folder, steps, per_layer=4, metrics_every=10, loggers=[metrics])
 
 
 def test_it_learns_and_writes_rows(tmp_path):
     average = train_layered(fresh(), Drawn(), Drawn(), run_of(tmp_path, 120))
     with (tmp_path / METRICS).open() as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == list(range(10, 121, 10))
+    assert [int(row["step"]) for row in rows] == [2, 4, 8, *range(10, 121, 10)]
+    assert [int(row["epoch"]) for row in rows[:4]] == [1, 2, 4, 5]
     assert float(rows[-1]["held_out_vector"]) < float(rows[0]["held_out_vector"])
     assert not average.training
 
@@ -61,6 +67,12 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
     assert torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)["step"] == 8
     cut = train_layered(fresh(), Drawn(), Drawn(), run_of(tmp_path / "cut", 20)).state_dict()
     assert all(torch.equal(each, cut[name]) for name, each in whole.items())
+    rows = [
+        [line.split(",")[:-1] for line in (tmp_path / name / METRICS).read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    assert [row[0] for row in rows[0]] == [row[0] for row in rows[1]]
+    assert rows[0][-1] == rows[1][-1]
 
 
 def test_the_rate_rises_stays_and_falls():

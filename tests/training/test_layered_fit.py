@@ -55,10 +55,19 @@ def test_one_folder_has_all_layers(run):
         generators = [torch.Generator().manual_seed(0) for _ in range(2)]
         own = found[layer].sample(images, 2, generator=generators[0])
         assert torch.equal(own, kept.sample(images, 2, generator=generators[1], layer=layer))
-        assert (folder / "run" / "samples" / f"{layer}.png").is_file()
+        assert (folder / "run" / "samples" / f"{layer}_0000006.png").is_file()
     assert Interpreter.load(folder / "run", network=network(), layer="4").representation.layer == "4"
     with pytest.raises(UserError, match="no flow for layer '1'"):
         kept.sample(images, layer="1")
+
+
+def test_its_numbers_and_pictures_go_where_those_of_other_flows_go(run):
+    place = run[0] / "run"
+    rows = (place / "metrics.csv").read_text().splitlines()
+    assert rows[0] == "step,epoch,loss,held_out_2,held_out_4,learning_rate,images_per_second"
+    assert [row.split(",")[0] for row in rows[1:]] == ["2", "4", "6"]
+    assert list((place / "tensorboard").glob("events*"))
+    assert (place / "checkpoints" / "last.pt").is_file()
 
 
 def test_every_layer_has_its_own_pictures_of_a_step(run):
