@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from invariances.autoencoder.storage import save_autoencoder
+from invariances.autoencoder.storage import Own, save_autoencoder
 from invariances.data.arrays import check_values
 from invariances.data.given import load_images
 from invariances.flow.diverse import diverse_latents
@@ -250,7 +250,7 @@ class Interpreter:
         """Writes `interpreter.safetensors` (the flow, and what it belongs to) and the autoencoder beside it.
 
         The network itself stays out: its name, or its weights, are given again when loading. A published
-        autoencoder stays out likewise.
+        autoencoder, or a module of one's own, stays out likewise.
 
         Raises:
             UserError: The folder cannot be written to.
@@ -260,13 +260,16 @@ class Interpreter:
         folder = Path(folder)
         name = getattr(self.autoencoder, "published_name", None)
         if name is None:
-            save_autoencoder(self.autoencoder, folder / AUTOENCODER)  # type: ignore[arg-type]
+            ours = isinstance(self.autoencoder, Own)
+            name = AUTOENCODER if ours else ""
+            if ours:
+                save_autoencoder(self.autoencoder, folder / AUTOENCODER)  # type: ignore[arg-type]
         metadata = {
             "kind": "interpreter",
             "flow": json.dumps(self.whole.spec()),
             "representation": json.dumps(self.representation.spec()),
             "network_fingerprint": self.representation.fingerprint(),
-            "autoencoder": name or AUTOENCODER,
+            "autoencoder": name,
             "autoencoder_fingerprint": self.autoencoder.fingerprint(),  # type: ignore[operator]
         }
         tensors = {PREFIX + key: value.cpu().contiguous() for key, value in self.whole.state_dict().items()}
@@ -306,6 +309,11 @@ class Interpreter:
             )
         if autoencoder is None:
             name = metadata["autoencoder"]
+            if not name:
+                raise UserError(
+                    f"{str(folder)!r} was trained with an autoencoder of your own, which it does not hold; give it to "
+                    "`Interpreter.load(folder, autoencoder=module)`"
+                )
             autoencoder = Path(folder) / name if name == AUTOENCODER else name
         code = autoencoder_of(autoencoder)
         if code.fingerprint() != metadata["autoencoder_fingerprint"]:  # type: ignore[operator]
@@ -366,6 +374,6 @@ def autoencoder_of(source: str | os.PathLike[str] | nn.Module) -> nn.Module:
     if isinstance(source, nn.Module):
         return source.eval().requires_grad_(False)
     autoencoder = load_autoencoder(source)
-    if not Path(source).exists():
+    if not hasattr(autoencoder, "published_name") and not Path(source).exists():
         autoencoder.published_name = os.fspath(source)  # type: ignore[assignment]
     return autoencoder.eval().requires_grad_(False)

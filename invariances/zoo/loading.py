@@ -179,11 +179,16 @@ def load_autoencoder(path: str | os.PathLike[str]) -> nn.Module:
 
     Args:
         path: a file or folder of `fit-autoencoder`, a published file of taesd or taef2, a name that `invariances models
-            list` shows, or `pixels`, of 64 or (`pixels32`) any other side.
+            list` shows, or `pixels`, of 64 or (`pixels32`) any other side; `hf_hub:OWNER/MODEL@SIZE` is one of
+            diffusers' (extra `hub`), as is a folder that its `save_pretrained` wrote.
 
     Raises:
         UserError: there is no such file or name, or the file is damaged or of another kind.
     """
+    from invariances.autoencoder.hub import is_diffusers, load_hub
+
+    if is_diffusers(str(path)):
+        return load_hub(str(path))
     place = Path(path)
     if place.is_dir():
         place = place / "autoencoder.safetensors"
