@@ -32,7 +32,7 @@ from invariances.training.config import (
     debugged,
 )
 from invariances.training.data import Embedded, FeatureData, Images, paths_of, worth_remembering
-from invariances.training.layered_fit import fit_layered
+from invariances.training.layered_fit import check_layered, fit_layered
 from invariances.training.metrics_file import MetricsFile
 from invariances.training.new_flow import device_of, new_flow, resume_from, same_learning, started_from
 from invariances.training.pictures import PICTURES, SampleGrids
@@ -133,7 +133,7 @@ def fit_layers(
     if config.run.debug_run:
         config = debugged(config)
     watch_parent()
-    with all_processes(config.run if config.flow.transform != "maps" else replace(config.run, devices=1)):
+    with all_processes(config.run):
         if not first_process():
             config = replace(config, run=replace(config.run, progress=False))
         return _fit_layers(network, layers, autoencoder, images, held_out, config, loggers, numbered)
@@ -151,14 +151,16 @@ def _fit_layers(
 ) -> dict[str, Interpreter]:
     run = config.run
     home = device_of(run)
+    together = config.flow.transform == "maps"
     first = Representation(network, layers[0])
     representations = {each: Representation(first, each).to(home) for each in layers}
     code = autoencoder_of(autoencoder).to(home)
+    if together:
+        check_layered(config, code)
     config = explained(config, first, autoencoder, images, held_out)
     data = FeatureData(images, held_out, config.data, config.cache, run.precision, run.progress)
     if run.debug_run:
         data.most = config.learning.batch_size * run.devices * run.num_nodes
-    together = config.flow.transform == "maps"
     named = {"_".join(layers): first} if together else representations
     folders = {layer: _folder(run, each.network_name, layer, numbered) for layer, each in named.items()}
     data.prepare(list(representations.values()), code)

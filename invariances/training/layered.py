@@ -29,6 +29,7 @@ from invariances.training.stopping import Stopped
 RATE, BETAS, DECAY, CLIP, AVERAGE, WARMUP, CONSTANT = 6e-4, (0.9, 0.99), 0.02, 1.0, 0.998, 100, 0.6
 """Of AdamW; of gradients; of the moving average; steps up; share of the steps before the rate falls to zero."""
 CHECKPOINT = "checkpoints/last.pt"
+_SAVED = 180.0
 _FIRST, _HELD_OUT_BATCHES, _FIRST_LOOK = 2_048, 4, 128
 
 Batch = tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]
@@ -57,7 +58,7 @@ class LayeredRun:
         folder: Of checkpoint, metrics and result; a run in it goes on.
         steps: In all, those of earlier sittings counted.
         per_layer: Pictures of each layer at a step.
-        checkpoint_minutes: Between two checkpoints.
+        checkpoint_every: Steps between two checkpoints; one is written every three minutes besides.
         metrics_every: Steps between two rows of metrics, after those of steps 2, 4, 8, … 512.
         loggers: Where they go.
         look: Called with the step and the average where grids are due.
@@ -70,7 +71,7 @@ class LayeredRun:
     folder: Path
     steps: int
     per_layer: int = 10
-    checkpoint_minutes: float = 3
+    checkpoint_every: int = 0
     metrics_every: int = 100
     loggers: Sequence[Logger] = ()
     look: Callable[[int, LayeredFlow], None] | None = None
@@ -141,7 +142,8 @@ def train_layered(flow: LayeredFlow, data: Batches, held_out: Batches, run: Laye
                 sitting.report(data, held_out)
             if run.look is not None and sitting.looks():
                 run.look(sitting.step, sitting.average)
-            if time.monotonic() - saved > 60 * run.checkpoint_minutes:
+            every = run.checkpoint_every
+            if time.monotonic() - saved > _SAVED or (every and sitting.step % every == 0):
                 sitting.save()
                 saved = time.monotonic()
     bar.close()

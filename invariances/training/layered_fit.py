@@ -94,10 +94,8 @@ def fit_layered(
         An interpreter per layer.
 
     Raises:
-        UserError: The autoencoder's latents are no maps, or a setting is none of this loop's.
         KeyboardInterrupt: Stopped by a signal, after saving.
     """
-    _check(config)
     per_layer = max(1, config.learning.batch_size // len(representations))
     training = LayeredFeatures({each: data.features(each) for each in representations}, config.run.seed)
     held_out = LayeredFeatures({each: data.held_out_features(each) for each in representations}, 0)
@@ -115,6 +113,7 @@ def fit_layered(
         folder,
         config.learning.steps,
         per_layer,
+        checkpoint_every=config.run.checkpoint_every,
         metrics_every=config.run.log_every,
         loggers=used,
         look=lambda step, flow: _draw(interpreter(flow), shown, folder / GRIDS, step, used),
@@ -132,8 +131,12 @@ def fit_layered(
     return {layer: found.at(layer) for layer in representations}
 
 
-def _check(config: FitConfig) -> None:
-    """Refuses what this loop does not have."""
+def check_layered(config: FitConfig, code: nn.Module) -> None:
+    """Refuses what this loop does not have, before any picture is read.
+
+    Raises:
+        UserError: The autoencoder's latents are no maps, or a setting is none of this loop's.
+    """
     only = replace(LearningConfig(), steps=config.learning.steps, batch_size=config.learning.batch_size)
     if config.learning != only:
         raise UserError(
@@ -142,6 +145,19 @@ def _check(config: FitConfig) -> None:
         )
     if config.init is not None:
         raise UserError("flows over maps start from the shipped one by themselves; leave out --init")
+    run = config.run
+    if (run.devices, run.num_nodes) != (1, 1):
+        raise UserError("flows over maps train in one process; leave out run.devices and run.num_nodes")
+    if run.keep_checkpoints or run.evaluate_every:
+        raise UserError(
+            "flows over maps keep their last checkpoint alone, and are evaluated by hand; leave out "
+            "run.keep_checkpoints and run.evaluate_every"
+        )
+    if len(latent_shape(code)) != 3:
+        raise UserError(
+            f"flows over maps need latents that are maps (C, H, W), not {latent_shape(code)}; give another "
+            "autoencoder, `photos64_ae` say, or another preset"
+        )
 
 
 def _about(

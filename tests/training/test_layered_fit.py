@@ -1,5 +1,7 @@
 """`fit` over maps: one flow for several layers, in one run's folder."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -12,7 +14,7 @@ from invariances.flow.config import FlowConfig
 from invariances.interpreter import Interpreter
 from invariances.training.config import CacheConfig, DataConfig, FitConfig, LearningConfig, RunConfig
 from invariances.training.fit import fit_layers
-from invariances.training.layered_fit import LayeredFeatures
+from invariances.training.layered_fit import LayeredFeatures, check_layered
 
 LAYERS = ["2", "4"]
 
@@ -127,3 +129,23 @@ def test_the_command_takes_several_layers_and_goes_on(tmp_path, capsys):
     )
     assert main([*words, "--layer", "stage2", "--output", str(tmp_path / "one")]) == 0
     assert Interpreter.load(tmp_path / "one").layers == ["stage2"]
+
+
+@pytest.mark.parametrize(
+    ("settings_of_the_run", "said"),
+    [
+        ({"devices": 2}, "in one process"),
+        ({"num_nodes": 2}, "in one process"),
+        ({"keep_checkpoints": 3}, "last checkpoint alone"),
+        ({"evaluate_every": 1}, "evaluated by hand"),
+    ],
+)
+def test_settings_of_a_run_that_it_does_not_have_are_refused_before_any_picture_is_read(
+    tmp_path, settings_of_the_run, said
+):
+    config = settings(tmp_path)
+    with pytest.raises(UserError, match=said):
+        check_layered(replace(config, run=replace(config.run, **settings_of_the_run)), code())
+    with pytest.raises(UserError, match="latents that are maps"):
+        fit_layers(network(), LAYERS, "shapes_vae", Shapes(8), config=config)
+    assert not (tmp_path / "features").exists()
