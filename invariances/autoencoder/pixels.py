@@ -7,12 +7,18 @@ import math
 import torch
 from torch import Tensor, nn
 
-from invariances.autoencoder.posterior import LOGVAR_RANGE, DiagonalGaussian
+from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.system.errors import UserError
+
+_STEP = 2 / 255
+"""Between two grey levels."""
 
 
 class Pixels(nn.Module):
-    """E(x) = x and D(z̄) = z̄, exactly; the posterior has no spread to speak of (its variance is e⁻³⁰).
+    """E(x) = x and D(z̄) = z̄, exactly; a latent that is drawn lies within a grey level or so of its pixel.
+
+    The posterior has the variance of uniform dequantisation, (2/255)² / 12: −log₂ p(z̄) / D + log₂ 127.5 then compares
+    with the bits per dimension of grey levels that are usual for densities of pictures.
 
     Args:
         size: Side of the pictures.
@@ -44,7 +50,7 @@ class Pixels(nn.Module):
 
     def encode(self, images: Tensor) -> DiagonalGaussian:
         """The pictures (N, 3, S, S), as a posterior's mean."""
-        return DiagonalGaussian(images, torch.full_like(images, LOGVAR_RANGE[0]))
+        return DiagonalGaussian(images, torch.full_like(images, math.log(_STEP**2 / 12)))
 
     def decode(self, latents: Tensor) -> Tensor:
         """The latents (N, 3, S, S), as they are: outside [-1, 1] too."""
@@ -56,4 +62,4 @@ class Pixels(nn.Module):
 
     def fingerprint(self) -> str:
         """Says its size."""
-        return f"pixels {self.image_size}"
+        return f"pixels {self.image_size}, dequantised"
