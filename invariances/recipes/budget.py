@@ -15,7 +15,6 @@ from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
 from invariances.system.machine import accelerator, bfloat16
 from invariances.training.config import LearningConfig, Precision
-from invariances.training.layered import optimizer_of
 from invariances.training.muon import MuonAdam
 
 FEWEST, MOST = 60, 8000
@@ -69,7 +68,7 @@ def affordable_map_steps(flow: LayeredFlow, batch_size: int, seconds: float) -> 
         for own, (layer, shape) in zip(places, flow.layers.items())
     }
     flow.train()
-    return _affordable(seconds, _timed(optimizer_of(flow), lambda: flow.loss(latents, told, generator)))
+    return _affordable(seconds, _timed(flow, lambda: flow.loss(latents, told, generator), LearningConfig()))
 
 
 def _affordable(seconds: float, one: float) -> int:
@@ -90,23 +89,20 @@ def seconds_per_step(work: Work, learning: LearningConfig) -> float:
     first = 0.0
     if isinstance(embedder, RegressionEmbedder):
         share = learning.regression
-        first = _timed(_optimizer(embedder, learning), lambda: -embedder.log_prob(latent, embedder(told)))
+        first = _timed(embedder, lambda: -embedder.log_prob(latent, embedder(told)), learning)
         embedder.requires_grad_(False)
         embedding = flow.eval().embed(told).detach()
         flow.train()
         return share * first + (1 - share) * _timed(
-            _optimizer(flow, learning), lambda: flow.loss(latent, generator, embedding=embedding)
+            flow, lambda: flow.loss(latent, generator, embedding=embedding), learning
         )
-    return _timed(_optimizer(flow, learning), lambda: flow.loss(latent, generator, representation=told))
+    return _timed(flow, lambda: flow.loss(latent, generator, representation=told), learning)
 
 
-def _optimizer(module: torch.nn.Module, learning: LearningConfig) -> MuonAdam:
+def _timed(module: torch.nn.Module, losses: Callable[[], Tensor], learning: LearningConfig) -> float:
     parameters = [each for each in module.parameters() if each.requires_grad]
     matrices = [each for each in parameters if each.dim() > 1] if learning.optimizer == "muon" else []
-    return MuonAdam(parameters, matrices, lr=1e-9, fused=True)
-
-
-def _timed(optimizer: MuonAdam, losses: Callable[[], Tensor]) -> float:
+    optimizer = MuonAdam(parameters, matrices, lr=1e-9, fused=True)
     began = 0.0
     for step in range(_TIMED + 1):
         if step == 1:

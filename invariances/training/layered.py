@@ -22,15 +22,12 @@ from invariances.system.files import atomic
 from invariances.system.seeds import seeded
 from invariances.training.checkpoints import load_checkpoint
 from invariances.training.metrics_file import MetricsFile
-from invariances.training.muon import MuonAdam
 from invariances.training.schedule import due
 from invariances.training.stages import check_same
 from invariances.training.stopping import Stopped
 
-RATE, MOMENTUM, BETAS, DECAY = 1e-3, 0.95, (0.9, 0.99), 0.02
-"""Of `MuonAdam`."""
-CLIP, AVERAGE, WARMUP, CONSTANT = 1.0, 0.998, 100, 0.6
-"""Of gradients; of the moving average; steps up; share of the steps before the rate falls to zero."""
+RATE, BETAS, DECAY, CLIP, AVERAGE, WARMUP, CONSTANT = 1e-3, (0.9, 0.99), 0.02, 1.0, 0.998, 100, 0.6
+"""Of AdamW; of gradients; of the moving average; steps up; share of the steps before the rate falls to zero."""
 CHECKPOINT = "checkpoints/last.pt"
 _SAVED = 180.0
 _FIRST, _HELD_OUT_BATCHES, _FIRST_LOOK = 2_048, 4, 128
@@ -94,13 +91,6 @@ def rate_at(step: int, steps: int) -> float:
     falling = CONSTANT * steps
     down = 1.0 if step < falling else max(0.0, (steps - step) / (steps - falling))
     return min(1.0, (step + 1) / WARMUP) * down
-
-
-def optimizer_of(flow: LayeredFlow) -> MuonAdam:
-    """Muon for the matrices of the transformer's blocks, Adam for the others and for the embedders."""
-    learning = [each for each in flow.parameters() if each.requires_grad]
-    matrices = [each for each in flow.transform.velocity.blocks.parameters() if each.dim() == 2]
-    return MuonAdam(learning, matrices, MOMENTUM, DECAY, lr=RATE, betas=BETAS, fused=True)
 
 
 @torch.no_grad()
@@ -186,8 +176,9 @@ class _Sitting:
         self.average = deepcopy(flow).eval().requires_grad_(False)
         self.learning = [each for each in flow.parameters() if each.requires_grad]
         self.device = self.learning[0].device
-        self.optimizer = optimizer_of(flow)
-        self.about = {"optimizer": "muon", **run.about}
+        self.optimizer = torch.optim.AdamW(
+            self.learning, lr=RATE, betas=BETAS, weight_decay=DECAY, fused=True
+        )
         self.losses: list[float] = []
         self.since = 0, time.monotonic()
 
@@ -245,7 +236,7 @@ class _Sitting:
             "flow": self.flow.state_dict(),
             "average": self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "invariances": self.about,
+            "invariances": dict(self.run.about),
         }
         with atomic(self.run.folder / CHECKPOINT) as draft:
             torch.save(state, draft)
@@ -255,7 +246,7 @@ class _Sitting:
         path = self.run.folder / CHECKPOINT
         if path.is_file():
             state = load_checkpoint(path)
-            check_same(state["invariances"], self.about)
+            check_same(state["invariances"], self.run.about)
             self.flow.load_state_dict(state["flow"])
             self.average.load_state_dict(state["average"])
             self.optimizer.load_state_dict(state["optimizer"])
