@@ -87,10 +87,10 @@ def columns(layers: Iterable[str]) -> list[str]:
 
 
 def rate_at(step: int, steps: int) -> float:
-    """The learning rate's factor: up over 100 steps, constant, down to zero over the last 40 %."""
+    """The learning rate's factor: up over 100 steps or a tenth, constant, down to zero over the last 40 %."""
     falling = CONSTANT * steps
     down = 1.0 if step < falling else max(0.0, (steps - step) / (steps - falling))
-    return min(1.0, (step + 1) / WARMUP) * down
+    return min(1.0, (step + 1) / min(WARMUP, max(1, steps // 10))) * down
 
 
 @torch.no_grad()

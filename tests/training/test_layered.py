@@ -78,5 +78,6 @@ def test_a_stopped_run_goes_on_to_the_same_weights(tmp_path):
 def test_the_rate_rises_stays_and_falls():
     assert rate_at(0, 1000) == pytest.approx(0.01)
     assert rate_at(300, 1000) == 1
+    assert [rate_at(step, 100) for step in (0, 9, 30)] == [pytest.approx(0.1), 1, 1]
     assert rate_at(800, 1000) == pytest.approx(0.5)
     assert rate_at(1000, 1000) == 0
