@@ -1,4 +1,4 @@
-"""One array on disk, in shards that many processes map into memory; written once, by any number of processes and runs.
+"""One array on disk, in shards that many processes read; written once, by any number of processes and runs.
 
 A folder holds `manifest.json` (rows, shape, dtype, rows per shard, rows done, what the array was made from),
 `00000.bin`, `00001.bin`, … with the bare rows, and until all are there `rows.done`, with a byte per row: 1 once the row
@@ -22,7 +22,7 @@ import numpy as np
 from invariances.system.errors import UserError
 
 VERSION = 1
-SHARD_BYTES = 2**30
+SHARD_BYTES, MOST_SHARDS = 2**30, 64
 _MANIFEST = "manifest.json"
 _DONE = 1
 Array = np.ndarray[Any, Any]
@@ -72,11 +72,13 @@ class Shards:
         about: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.rows, self.shape, self.dtype = folder, rows, shape, np.dtype(dtype)
-        self.rows_per_shard = rows_per_shard or max(1, SHARD_BYTES // self.row_bytes)
+        self.rows_per_shard = rows_per_shard or max(
+            1, max(SHARD_BYTES, self.bytes // MOST_SHARDS) // self.row_bytes
+        )
         self.about = about or {}
         self.done = self._generation = 0
         self._written: list[tuple[int, int]] = []
-        self._maps: list[Array] = []
+        self._readers: dict[int, BinaryIO] = {}
         self._file: tuple[int, BinaryIO] | None = None
 
     @property
@@ -243,30 +245,43 @@ class Shards:
         draft.replace(self.folder / _MANIFEST)
 
     def read(self, indices: Array) -> Array:
-        """The rows at `indices` (B,), int64, all of them there, as a new array (B, *shape)."""
-        maps = self._mapped()
-        if len(maps) == 1:
-            return maps[0][indices]
-        shards, places = np.divmod(indices, self.rows_per_shard)
+        """The rows at `indices` (B,), int64, all of them there, as a new array (B, *shape).
+
+        Read, and not mapped into memory: a random row of a file that is larger than what is mapped costs a page fault,
+        and a wait for the disk each. All are asked for before the first is waited for.
+        """
         out = np.empty((len(indices), *self.shape), self.dtype)
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            out[here] = maps[shard][places[here]]
+        if not len(indices):
+            return out
+        size, places = self.row_bytes, out.reshape(-1).view(np.uint8).data
+        ends = np.flatnonzero((np.diff(indices) != 1) | (indices[1:] % self.rows_per_shard == 0)) + 1
+        runs = []
+        for start, stop in zip([0, *ends.tolist()], [*ends.tolist(), len(indices)]):
+            shard, row = divmod(int(indices[start]), self.rows_per_shard)
+            runs.append((self._opened(shard).fileno(), row * size, start * size, stop * size))
+        if hasattr(os, "posix_fadvise"):
+            for file, offset, start, stop in runs:
+                os.posix_fadvise(file, offset, stop - start, os.POSIX_FADV_WILLNEED)
+        for file, offset, start, stop in runs:
+            while start < stop:
+                count = os.preadv(file, [places[start:stop]], offset)
+                if not count:
+                    raise OSError(f"a file of {str(self.folder)!r} ends before its rows do")
+                start, offset = start + count, offset + count
         return out
 
-    def _mapped(self) -> list[Array]:
-        """All shards, mapped; not read until touched, and given back to the system when memory is short."""
-        if not self._maps:
-            for shard, first in enumerate(range(0, self.rows, self.rows_per_shard)):
-                path, rows = self._path(shard), min(self.rows_per_shard, self.rows - first)
-                if not self.complete:
-                    rows = min(rows, path.stat().st_size // self.row_bytes if path.exists() else 0)
-                mapped = np.memmap(path, self.dtype, "r", shape=(rows, *self.shape)) if rows else ()
-                self._maps.append(np.asarray(mapped, self.dtype))
-        return self._maps
+    def _opened(self, shard: int) -> BinaryIO:
+        """A shard's file; all of them are opened at once, so that who begins the array anew takes none away."""
+        if shard not in self._readers:
+            for number in range(math.ceil(self.rows / self.rows_per_shard)):
+                with suppress(FileNotFoundError):  # of an array that is not complete
+                    self._readers[number] = self._path(number).open("rb", buffering=0)
+        if shard not in self._readers:
+            raise FileNotFoundError(str(self._path(shard)))
+        return self._readers[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": [], "_file": None}
+        return {**self.__dict__, "_readers": {}, "_file": None}
 
 
 def _generation(path: Path) -> int:
