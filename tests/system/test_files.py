@@ -32,13 +32,19 @@ def test_nothing_else_reads_the_variable():
     assert readers == ["files.py"]
 
 
+def save(path):
+    """Onto a disk that is full."""
+    with atomic(path) as draft:
+        draft.symlink_to("/dev/full")
+        with draft.open("wb") as file:
+            torch.save(torch.zeros(10**6), file)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_disk_is_a_sentence_though_torch_calls_it_otherwise(tmp_path):
     path = tmp_path / "weights.ckpt"
     path.write_text("before")
-    with pytest.raises(UserError, match=r"weights\.ckpt' is full; free some space"), atomic(path) as draft:
-        draft.symlink_to("/dev/full")
-        with draft.open("wb") as file:
-            torch.save(torch.zeros(10**6), file)
+    with pytest.raises(UserError, match=r"weights\.ckpt' is full; free some space"):
+        save(path)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
