@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, cast
 
@@ -39,7 +40,7 @@ def fingerprint(dataset: Images, batch_size: int = 64, workers: int = 0, progres
     with tqdm(
         total=count, desc="hashing images", unit="img", delay=2, disable=not progress, file=sys.stderr
     ) as bar:
-        for _, batch in batches(dataset, 0, batch_size, workers):
+        for _, batch in batches(dataset, in_order(count, batch_size), workers):
             digest.update(batch["image"].contiguous().numpy().tobytes())
             digest.update(batch["label"].numpy().tobytes())
             bar.update(len(batch["label"]))
@@ -141,23 +142,28 @@ def _label(given: Any) -> int:
     raise UserError(f"a label of a data set is {given!r}; give the class's number, or -1 where there is none")
 
 
-class _InOrder(Sampler[list[int]]):
-    """Batches of consecutive indices from `first` to `last`."""
+def in_order(count: int, size: int) -> Iterator[range]:
+    """0 to `count`, `size` at a time."""
+    return (range(start, min(start + size, count)) for start in range(0, count, size))
 
-    def __init__(self, first: int, last: int, batch_size: int) -> None:
-        self.starts, self.last = range(first, last, batch_size), last
+
+class _Given(Sampler[list[int]]):
+    """Batches of consecutive indices, and which of them were asked for and not taken yet."""
+
+    def __init__(self, rows: Iterable[range]) -> None:
+        self.rows, self.asked = rows, deque[range]()
 
     def __iter__(self) -> Iterator[list[int]]:
-        for start in self.starts:
-            yield list(range(start, min(start + self.starts.step, self.last)))
-
-    def __len__(self) -> int:
-        return len(self.starts)
+        for each in self.rows:
+            self.asked.append(each)
+            yield list(each)
 
 
-def batches(dataset: Images, first: int, batch_size: int, workers: int) -> Iterator[tuple[int, Batch]]:
-    """(position, batch) from item `first` on; the next batch is loaded meanwhile."""
-    order = _InOrder(first, len(cast(Sized, dataset)), batch_size)
+def batches(
+    dataset: Images, rows: Iterable[range], workers: int
+) -> Generator[tuple[range, Batch], None, None]:
+    """(rows, batch) for each of `rows`, which are asked for when they are loaded: the next while this one is used."""
+    order = _Given(rows)
     loader = DataLoader(
         dataset,
         batch_sampler=order,
@@ -168,13 +174,12 @@ def batches(dataset: Images, first: int, batch_size: int, workers: int) -> Itera
     source = iter(loader)
     with ThreadPoolExecutor(1) as thread:
         coming: Future[Batch | None] = thread.submit(next, source, None)
-        for start in order.starts:
-            batch = coming.result()
+        while (batch := coming.result()) is not None:
+            here = order.asked.popleft()
             coming = thread.submit(next, source, None)
-            assert batch is not None
-            if start == first:
+            if here.start == 0:
                 _doubt(batch["image"])
-            yield start, batch
+            yield here, batch
 
 
 def _doubt(images: Tensor) -> None:

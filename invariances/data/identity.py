@@ -24,7 +24,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 from tqdm import tqdm
 
 from invariances.data.arrays import Array
-from invariances.data.datasets import batches
+from invariances.data.datasets import batches, in_order
 from invariances.data.files import BrokenImage, open_regular
 from invariances.data.parallel import in_parallel
 from invariances.data.splitting import part_of
@@ -229,7 +229,7 @@ def _of_pixels(dataset: Any, items: Sequence[int], progress: bool) -> Iterator[b
     with tqdm(
         total=len(items), desc="hashing pictures", unit="img", delay=2, disable=not progress, file=sys.stderr
     ) as bar:
-        for _, batch in batches(part, 0, 64, 0):
+        for _, batch in batches(part, in_order(len(items), 64), 0):
             for image in batch["image"].to(torch.float32).contiguous().numpy():
                 yield _digest(image.tobytes())
                 bar.update()

@@ -11,10 +11,10 @@
 A folder's name is a hash of what its array depends on: the data set (files with sizes and times, crops), and the
 autoencoder's weights, or the network's weights and code, layer, preprocessing and the dtype. A changed input is another
 folder; another layer or a second run share what is there. No hash sees all of the code that a network runs, so a few
-rows of what is there are computed again and compared. A build holds a lock per array, which the system releases
-when the process ends however it ends; a second process waits, then finds the rows there. Interrupted builds go on
-from the last rows that the manifest counts. Arrays that do not fit into `max_gb` are not kept: their
-representations are computed whenever they are asked for.
+rows of what is there are computed again and compared. All processes that want an array fill it, each its part: a batch
+at a time, claimed by locks that the system frees when a process ends however it ends. The bytes are the same for any
+number of them, and interrupted builds go on with the rows that are not done. Arrays that do not fit into `max_gb` are
+not kept: their representations are computed whenever they are asked for.
 
 A data set is any torch Dataset of dict items with `image` (3, H, W) in [-1, 1] and perhaps `label`; what it depends
 on is its `fingerprint()`, or without one a hash of all its images. Reading takes memory for a batch, not for the set.
@@ -263,7 +263,7 @@ def _check_room(root: Path, missing: Mapping[str, Shards]) -> None:
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(root).free
-    needed = sum(array.bytes - array.done * array.row_bytes for array in missing.values())
+    needed = sum(max(0, array.bytes - array.occupied) for array in missing.values())
     if needed > free:
         raise UserError(
             f"the cache needs {needed / 1e9:.3g} GB and the disk of {str(root)!r} has {free / 1e9:.3g} GB free; "

@@ -1,7 +1,8 @@
 """The one pass of a data set through the frozen networks that fills a cache's arrays.
 
-Items are loaded in batches, the next one while the networks work on this one. Every few seconds the rows so far are
-brought to the disk for certain, so that an interrupted pass goes on from there.
+Items are loaded in batches, the next one while the networks work on this one. Each batch is claimed, so that all
+processes that fill the same arrays do each its part, and which does which makes no difference to the bytes. Every few
+seconds the rows so far are brought to the disk for certain, so that an interrupted pass goes on from there.
 """
 
 from __future__ import annotations
@@ -10,24 +11,23 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import closing
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from invariances.data.datasets import Batch, Images, batches, collate, items, tell
+from invariances.data.datasets import Batch, Images, batches, collate, in_order, items, tell
+from invariances.features.claims import Claims, claiming
 from invariances.features.networks import LABELS, MOMENTS, FrozenParts
-from invariances.features.shards import Shards, writing
+from invariances.features.shards import Shards
 from invariances.features.stale import differs, rows_to_try
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 
 COMMIT_SECONDS = 5.0
-"""At most this much work is lost to a kill."""
+"""At most this much work of each process is lost to a kill."""
 HALF_MAX = 65504.0
 """The largest float16."""
 
@@ -75,7 +75,7 @@ class FeaturePass:
         """
         for name in self._stale(arrays):
             array = arrays[name]
-            with _locked(array.folder):
+            with claiming([array.folder]) as claims, claims.alone(array.folder):
                 if self._stale({name: Shards.load(array.folder) or array}):  # nobody has mended it meanwhile
                     what = "the autoencoder" if name == MOMENTS else f"layer {name!r}"
                     tell(
@@ -104,79 +104,100 @@ class FeaturePass:
         ]
         if not tried:
             return []
-        rows = rows_to_try(min(arrays[name].done for name in tried))
+        try:
+            common = np.flatnonzero(np.logical_and.reduce([arrays[name].there() for name in tried])).tolist()
+            if not common:
+                return [name for each in tried for name in self._stale({each: arrays[each]})]
+            rows = rows_to_try(common)
+            kept = {name: torch.from_numpy(arrays[name].read(np.array(rows))) for name in tried}
+        except FileNotFoundError:  # another process began one anew meanwhile: to be looked at again
+            return tried
         batch = collate(items(self.dataset, rows))
         self._check_size(batch)
         now = self._parts.features(batch, tried)
-        kept = {name: torch.from_numpy(arrays[name].read(np.array(rows))) for name in tried}
         return [name for name in tried if differs(kept[name], now[name])]
 
     def fill(self, arrays: dict[str, Shards]) -> None:
-        """Completes the arrays, each by its name, from wherever they stand, after waiting for others who do.
+        """Brings the arrays, each by its name, on: by all rows that no other process is at, then waits for these.
 
-        Entries of `arrays` may be replaced. A float16 array that meets a larger value is begun anew as float32 and
-        left incomplete, since it takes twice the room.
+        Entries of `arrays` are replaced. A float16 array that meets a larger value is begun anew as float32, since it
+        takes twice the room; then, and where another process began one anew, they are left incomplete.
 
         Raises:
             UserError: see `build_cache`.
         """
-        with ExitStack() as locks:
-            for name in sorted(arrays, key=lambda name: arrays[name].folder):
-                locks.enter_context(_locked(arrays[name].folder))
+        with claiming(array.folder for array in arrays.values()) as claims:
             for name, array in arrays.items():
-                found = Shards.load(array.folder)
-                if found and found.rows == array.rows and found.shape == array.shape:
-                    arrays[name] = found
-                else:
-                    array.start()
+                with claims.alone(array.folder):
+                    found = Shards.load(array.folder)
+                    if found and found.rows == array.rows and found.shape == array.shape:
+                        arrays[name] = found
+                    else:
+                        array.start()
             open_arrays = {name: array for name, array in arrays.items() if not array.complete}
             try:
                 if open_arrays:
-                    self._run(open_arrays)
+                    self._run(open_arrays, claims)
             except _Overflow as overflow:
                 name, peak = overflow.args
-                tell(
-                    f"layer {name!r} reaches {peak:.4g}, beyond float16's {HALF_MAX:g}: it is stored as float32"
-                )
-                narrow = arrays[name]
-                arrays[name] = Shards(narrow.folder, narrow.rows, narrow.shape, "float32", about=narrow.about)
-                arrays[name].start()
+                with claims.alone(arrays[name].folder):
+                    _widen(arrays[name], name, peak)
+            else:
+                for rows in in_order(next(iter(arrays.values())).rows, self.batch_size):
+                    if any(array.lacks(rows) for array in open_arrays.values()):
+                        claims.wait(rows)
+            for name, array in arrays.items():
+                arrays[name] = Shards.load(array.folder) or array
 
-    def _run(self, arrays: Mapping[str, Shards]) -> None:
-        count = next(iter(arrays.values())).rows
-        first = min(array.done for array in arrays.values())
-        saved = time.monotonic()
+    def _run(self, arrays: Mapping[str, Shards], claims: Claims) -> None:
+        count = max(array.rows for array in arrays.values())
         bar = tqdm(
             total=count,
-            initial=first,
+            initial=_done(arrays),
             desc="caching",
             unit="img",
             delay=1,
             disable=not self.progress,
             file=sys.stderr,
         )
+        held: list[range] = []
+        saved = time.monotonic()
         try:
-            for start, batch in batches(self.dataset, first, self.batch_size, self.workers):
-                self._check_size(batch)
-                stop = start + len(batch["label"])
-                wanted = {name: array for name, array in arrays.items() if array.written < stop}
-                for name, values in self._parts.features(batch, list(wanted)).items():
-                    wanted[name].write(start, _checked(values, name, wanted[name], batch).numpy())
-                bar.update(stop - start)
-                if time.monotonic() - saved > COMMIT_SECONDS:
-                    _commit(arrays)
-                    saved = time.monotonic()
-            _commit(arrays)
+            with closing(batches(self.dataset, self._claimed(arrays, claims, count), self.workers)) as stream:
+                for rows, batch in stream:
+                    self._pass(rows, batch, arrays)
+                    held.append(rows)
+                    bar.update(len(rows))
+                    if time.monotonic() - saved > COMMIT_SECONDS:
+                        if not _commit(arrays, held, claims):
+                            return
+                        bar.n = _done(arrays)  # with what other processes did
+                        saved = time.monotonic()
+            _commit(arrays, held, claims)
         except (KeyboardInterrupt, _Overflow) as stop:
-            _commit(arrays)
+            _commit(arrays, held, claims)
             if isinstance(stop, KeyboardInterrupt):
-                done = min(array.done for array in arrays.values())
-                tell(f"{done} of {count} images are cached; the same command goes on from there")
+                tell(f"{_done(arrays)} of {count} images are cached; the same command goes on from there")
             raise
         finally:
             bar.close()
             for array in arrays.values():
                 array.close()
+
+    def _claimed(self, arrays: Mapping[str, Shards], claims: Claims, count: int) -> Iterator[range]:
+        """Rows that are not there yet, a batch at a time, claimed by this process."""
+        for rows in in_order(count, self.batch_size):
+            if claims.claim(rows):
+                if any(array.lacks(rows) for array in arrays.values()):
+                    yield rows
+                else:
+                    claims.free(rows)
+
+    def _pass(self, rows: range, batch: Batch, arrays: Mapping[str, Shards]) -> None:
+        self._check_size(batch)
+        wanted = {name: array for name, array in arrays.items() if array.lacks(rows)}
+        for name, values in self._parts.features(batch, list(wanted)).items():
+            wanted[name].write(rows.start, _checked(values, name, wanted[name], batch).numpy())
 
     def _check_size(self, batch: Batch) -> None:
         size, wanted = tuple(batch["image"].shape[2:]), getattr(self.autoencoder, "image_size", None)
@@ -209,28 +230,26 @@ def _checked(values: Tensor, name: str, array: Shards, batch: Batch) -> Tensor:
     return values.half() if array.dtype.name == "float16" else values
 
 
-def _commit(arrays: Mapping[str, Shards]) -> None:
-    for array in arrays.values():
-        array.commit()
+def _widen(array: Shards, name: str, peak: float) -> None:
+    """Begins a float16 array anew as float32, unless another process did."""
+    found = Shards.load(array.folder)
+    if found is None or found.dtype.name == "float16":
+        tell(f"layer {name!r} reaches {peak:.4g}, beyond float16's {HALF_MAX:g}: it is stored as float32")
+        Shards(array.folder, array.rows, array.shape, "float32", about=array.about).start()
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Alone in `folder`, after whoever else writes there; the system frees the lock of a process that dies."""
-    with writing(folder.parent):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.with_suffix(".lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            tell("another process builds this cache; waiting for it")
-            lock.acquire()
-        except NotImplementedError as error:
-            raise UserError(
-                f"the file system of {str(folder.parent)!r} has no locks, which the cache needs; "
-                "choose another folder as cache.folder"
-            ) from error
+def _commit(arrays: Mapping[str, Shards], held: list[range], claims: Claims) -> bool:
+    """Marks the rows that are held as done, and frees them; False where another process began an array anew."""
+    counts = [array.commit() for array in arrays.values()]
+    for rows in held:
+        claims.free(rows)
+    held.clear()
+    return all(counts)
+
+
+def _done(arrays: Mapping[str, Shards]) -> int:
+    """How many rows are done in all arrays, whoever did them."""
     try:
-        yield
-    finally:
-        lock.release()
+        return int(np.logical_and.reduce([array.there() for array in arrays.values()]).sum())
+    except FileNotFoundError:  # begun anew
+        return 0

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from invariances.data.datasets import Batch
 from invariances.representation.representation import Representation, Representations
 from invariances.system.errors import UserError
+from invariances.system.seeds import seeded
 
 MOMENTS, LABELS = "(moments)", "(labels)"
 _NO_VARIANCE = -60.0
@@ -86,9 +87,13 @@ class FrozenParts:
         return torch.cat([latents, torch.full_like(latents, _NO_VARIANCE)], dim=1)
 
     def _moments(self, images: Tensor) -> Tensor:
-        """Mean and logvar, (N, 2D), or (N, 2, C, H, W); channels-last where the autoencoder bears it."""
+        """Mean and logvar, (N, 2D), or (N, 2, C, H, W); channels-last where the autoencoder bears it.
+
+        That depends on no picture, so all processes that fill a cache decide alike.
+        """
         if self._channels_last is None:
-            self._channels_last = self._bears_channels_last(images[:2])
+            noise = torch.rand(2, *images.shape[1:], generator=seeded("memory layout", 0)) * 2 - 1
+            self._channels_last = self._bears_channels_last(noise.to(images))
         if self._channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         return self._encoded(images)

@@ -1,8 +1,9 @@
-"""One array on disk, in shards that many processes map into memory; written once, in order, over any number of runs.
+"""One array on disk, in shards that many processes read; written once, by any number of processes and runs.
 
-A folder holds `manifest.json` (rows, shape, dtype, rows per shard, rows done, what the array was made from) and
-`00000.bin`, `00001.bin`, … with the bare rows. Rows count only once the manifest says so, and it says so only after
-they are on the disk; so a build that is killed at any moment goes on from the last manifest.
+A folder holds `manifest.json` (rows, shape, dtype, rows per shard, rows done, what the array was made from),
+`00000.bin`, `00001.bin`, … with the bare rows, and until all are there `rows.done`, with a byte per row: 1 once the row
+is on the disk for certain. So builds that are killed at any moment, several at once too, go on from what is done. An
+array that is begun anew has files of other names, which those who still write the old ones do not touch.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,16 +22,19 @@ import numpy as np
 from invariances.system.errors import UserError
 
 VERSION = 1
-SHARD_BYTES = 2**30
+SHARD_BYTES, MOST_SHARDS = 2**30, 64
 _MANIFEST = "manifest.json"
+_DONE = 1
 Array = np.ndarray[Any, Any]
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Turns the system's refusals to write under `folder` into sentences."""
+def writing(folder: Path, let: tuple[type[OSError], ...] = ()) -> Iterator[None]:
+    """Turns the system's refusals to write under `folder`, but for those to `let` through, into sentences."""
     try:
         yield
+    except let:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -52,8 +56,10 @@ class Shards:
         shape: of one row.
         dtype: a numpy dtype's name.
         rows_per_shard: rows in each file but the last.
-        done: rows that are on the disk for certain.
         about: what the rows were made from; kept in the manifest for people to read.
+
+    Attributes:
+        done: how many rows were on the disk for certain when this was loaded.
     """
 
     def __init__(
@@ -63,14 +69,16 @@ class Shards:
         shape: tuple[int, ...],
         dtype: str,
         rows_per_shard: int | None = None,
-        done: int = 0,
         about: dict[str, Any] | None = None,
     ) -> None:
         self.folder, self.rows, self.shape, self.dtype = folder, rows, shape, np.dtype(dtype)
-        self.rows_per_shard = rows_per_shard or max(1, SHARD_BYTES // self.row_bytes)
-        self.done = self.written = done
+        self.rows_per_shard = rows_per_shard or max(
+            1, max(SHARD_BYTES, self.bytes // MOST_SHARDS) // self.row_bytes
+        )
         self.about = about or {}
-        self._maps: list[Array] = []
+        self.done = self._generation = 0
+        self._written: list[tuple[int, int]] = []
+        self._readers: dict[int, BinaryIO] = {}
         self._file: tuple[int, BinaryIO] | None = None
 
     @property
@@ -88,6 +96,15 @@ class Shards:
         """Whether every row is on the disk."""
         return self.done == self.rows
 
+    @property
+    def occupied(self) -> int:
+        """Bytes of the disk that the rows take so far, certain or not, whoever wrote them."""
+        found = 0
+        for path in self.folder.glob(f"*{self._suffix}.bin"):
+            with suppress(OSError):
+                found += path.stat().st_blocks * 512
+        return max(found, self.done * self.row_bytes)
+
     @classmethod
     def load(cls, folder: Path) -> Shards | None:
         """What is in `folder`, complete or not; None where nothing whole is."""
@@ -95,21 +112,23 @@ class Shards:
             told = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
             if told["version"] != VERSION:
                 return None
-            found = cls(
-                folder,
-                told["rows"],
-                tuple(told["shape"]),
-                told["dtype"],
-                told["rows_per_shard"],
-                told["done"],
-                told["about"],
-            )
-            if not 0 <= found.done <= found.rows or found.rows_per_shard < 1 or found.row_bytes < 1:
+            shape, dtype, per_shard = tuple(told["shape"]), told["dtype"], told["rows_per_shard"]
+            found = cls(folder, told["rows"], shape, dtype, per_shard, told["about"])
+            found._generation = int(told.get("generation", 0))
+            if (
+                found.rows < 1
+                or per_shard < 1
+                or found.row_bytes < 1
+                or told.get("done", found.rows) != found.rows
+            ):
                 return None
-            for shard in range(math.ceil(found.done / found.rows_per_shard)):
-                rows = min(found.rows_per_shard, found.done - shard * found.rows_per_shard)
-                if found._path(shard).stat().st_size < rows * found.row_bytes:
+            found.done = told.get("done", 0)  # of builds by one process alone, which had no ledger
+            there = found.there()
+            for shard, first in enumerate(range(0, found.rows, per_shard)):
+                rows = np.flatnonzero(there[first : first + per_shard])
+                if len(rows) and found._path(shard).stat().st_size < (int(rows[-1]) + 1) * found.row_bytes:
                     return None
+            found.done = int(there.sum())
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return found
@@ -119,37 +138,67 @@ class Shards:
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / _MANIFEST).unlink(missing_ok=True)
-            for old in self.folder.glob("*.bin"):
-                old.unlink()
-            self.done = self.written = 0
+            old = [path for path in self.folder.iterdir() if path.suffix in (".bin", ".done")]
+            self._generation = max((_generation(path) + 1 for path in old), default=0)
+            for path in old:
+                path.unlink()
+            self._ledger.write_bytes(bytes(self.rows))
+            self.done, self._written = 0, []
             self._note()
 
+    def there(self) -> Array:
+        """Which rows are on the disk for certain, whoever wrote them; (rows,) bool."""
+        if self.complete:
+            return np.full(self.rows, True)
+        marks = np.fromfile(self._ledger, np.uint8)
+        if len(marks) != self.rows:
+            raise ValueError(f"{self._ledger} does not belong to {self.rows} rows")
+        return np.equal(marks, _DONE)
+
+    def lacks(self, rows: range) -> bool:
+        """Whether some rows are not there yet; False where the array was begun anew meanwhile."""
+        try:
+            with self._ledger.open("rb", buffering=0) as file:
+                file.seek(rows.start)
+                return file.read(len(rows)) != bytes([_DONE]) * len(rows)
+        except FileNotFoundError:
+            return False
+
     def write(self, first: int, values: Array) -> None:
-        """Writes rows `first`, `first + 1`, …; those that were written before are passed over."""
-        if first > self.written:
-            raise ValueError(f"row {self.written} comes before row {first}")
-        values = np.ascontiguousarray(values[self.written - first :], self.dtype)
+        """Writes rows from `first` on."""
+        values = np.ascontiguousarray(values, self.dtype)
+        written = first, len(values)
         with writing(self.folder):
             while len(values):
-                shard, offset = divmod(self.written, self.rows_per_shard)
+                shard, offset = divmod(first, self.rows_per_shard)
                 part = values[: self.rows_per_shard - offset]
                 file = self._open(shard)
                 file.seek(offset * self.row_bytes)
                 left = part.reshape(-1).view(np.uint8).data
                 while left:
                     left = left[file.write(left) :]
-                self.written += len(part)
+                first += len(part)
                 values = values[len(part) :]
+        self._written.append(written)
 
-    def commit(self) -> None:
-        """Brings what is written to the disk for certain, and says so in the manifest."""
-        if self.written == self.done:
-            return
+    def commit(self) -> bool:
+        """Brings what is written to the disk for certain, and marks it as done.
+
+        Returns:
+            Whether that counts: False where the array was begun anew meanwhile.
+        """
         with writing(self.folder):
             if self._file:
                 os.fsync(self._file[1].fileno())
-            self.done = self.written
-            self._note()
+            try:
+                with self._ledger.open("r+b", buffering=0) as file:
+                    for first, count in self._written:
+                        file.seek(first)
+                        file.write(bytes([_DONE]) * count)
+            except FileNotFoundError:
+                return False
+            self._written = []
+        return True
 
     def close(self) -> None:
         """Closes the file that is being written."""
@@ -167,8 +216,16 @@ class Shards:
             self._file = shard, path.open("r+b", buffering=0)
         return self._file[1]
 
+    @property
+    def _suffix(self) -> str:
+        return f".{self._generation}" if self._generation else ""
+
+    @property
+    def _ledger(self) -> Path:
+        return self.folder / f"rows{self._suffix}.done"
+
     def _path(self, shard: int) -> Path:
-        return self.folder / f"{shard:05d}.bin"
+        return self.folder / f"{shard:05d}{self._suffix}.bin"
 
     def _note(self) -> None:
         told = {
@@ -177,7 +234,7 @@ class Shards:
             "shape": self.shape,
             "dtype": self.dtype.name,
             "rows_per_shard": self.rows_per_shard,
-            "done": self.done,
+            "generation": self._generation,
             "about": self.about,
         }
         draft = self.folder / f"{_MANIFEST}.draft"
@@ -188,25 +245,46 @@ class Shards:
         draft.replace(self.folder / _MANIFEST)
 
     def read(self, indices: Array) -> Array:
-        """The rows at `indices` (B,), int64 in [0, done), as a new array (B, *shape)."""
-        maps = self._mapped()
-        if len(maps) == 1:
-            return maps[0][indices]
-        shards, places = np.divmod(indices, self.rows_per_shard)
+        """The rows at `indices` (B,), int64, all of them there, as a new array (B, *shape).
+
+        Read, and not mapped into memory: a random row of a file that is larger than what is mapped costs a page fault,
+        and a wait for the disk each. All are asked for before the first is waited for.
+        """
         out = np.empty((len(indices), *self.shape), self.dtype)
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            out[here] = maps[shard][places[here]]
+        if not len(indices):
+            return out
+        size, places = self.row_bytes, out.reshape(-1).view(np.uint8).data
+        ends = np.flatnonzero((np.diff(indices) != 1) | (indices[1:] % self.rows_per_shard == 0)) + 1
+        runs = []
+        for start, stop in zip([0, *ends.tolist()], [*ends.tolist(), len(indices)]):
+            shard, row = divmod(int(indices[start]), self.rows_per_shard)
+            runs.append((self._opened(shard).fileno(), row * size, start * size, stop * size))
+        if hasattr(os, "posix_fadvise"):
+            for file, offset, start, stop in runs:
+                os.posix_fadvise(file, offset, stop - start, os.POSIX_FADV_WILLNEED)
+        for file, offset, start, stop in runs:
+            while start < stop:
+                count = os.preadv(file, [places[start:stop]], offset)
+                if not count:
+                    raise OSError(f"a file of {str(self.folder)!r} ends before its rows do")
+                start, offset = start + count, offset + count
         return out
 
-    def _mapped(self) -> list[Array]:
-        """All shards, mapped; not read until touched, and given back to the system when memory is short."""
-        if not self._maps:
-            for first in range(0, self.done, self.rows_per_shard):
-                rows = min(self.rows_per_shard, self.done - first)
-                path = self._path(first // self.rows_per_shard)
-                self._maps.append(np.asarray(np.memmap(path, self.dtype, "r", shape=(rows, *self.shape))))
-        return self._maps
+    def _opened(self, shard: int) -> BinaryIO:
+        """A shard's file; all of them are opened at once, so that who begins the array anew takes none away."""
+        if shard not in self._readers:
+            for number in range(math.ceil(self.rows / self.rows_per_shard)):
+                with suppress(FileNotFoundError):  # of an array that is not complete
+                    self._readers[number] = self._path(number).open("rb", buffering=0)
+        if shard not in self._readers:
+            raise FileNotFoundError(str(self._path(shard)))
+        return self._readers[shard]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_maps": [], "_file": None}
+        return {**self.__dict__, "_readers": {}, "_file": None}
+
+
+def _generation(path: Path) -> int:
+    """Of a file `00000.bin` or `00000.3.bin`."""
+    number = path.name.split(".")[1:-1]
+    return int(number[0]) if number and number[0].isdigit() else 0

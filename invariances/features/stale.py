@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -13,9 +15,9 @@ _FLIPS = 0.01
 """The share of values that may differ more: near ties, rounding decides whole numbers."""
 
 
-def rows_to_try(done: int) -> list[int]:
-    """Some rows of the first `done`, evenly spaced, first and last among them."""
-    return sorted({round(k * (done - 1) / (_TRIED - 1)) for k in range(_TRIED)})
+def rows_to_try(there: Sequence[int]) -> list[int]:
+    """Some of the rows that are there, evenly spaced, first and last among them."""
+    return sorted({int(there[round(k * (len(there) - 1) / (_TRIED - 1))]) for k in range(_TRIED)})
 
 
 def differs(stored: Tensor, now: Tensor) -> bool:

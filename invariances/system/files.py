@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     permissions, whatever wrote it (safetensors alone would keep it from everybody else).
 
     Raises:
-        UserError: The folder cannot be written to.
+        UserError: The folder cannot be written to, or the disk is full.
     """
     path = Path(path)
     try:
@@ -38,6 +39,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(draft, path)
         with suppress(OSError):
             _reach_disk(path.parent)
+    except Exception as error:  # torch and safetensors raise errors of their own where the system refuses
+        if any(os.strerror(errno.ENOSPC) in str(each) for each in (error, error.__context__)):
+            raise UserError(
+                f"the disk that holds {str(path)!r} is full; free some space and go on: what was there before is whole"
+            ) from error
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

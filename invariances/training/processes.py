@@ -24,6 +24,7 @@ from invariances.training.config import RunConfig
 
 LOST = 75
 """Exit status where another process died: try again (EX_TEMPFAIL)."""
+_GO_ON = "go on from its last checkpoint with --resume, or repeat the command where it has none yet"
 _STOPPED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LOOK_SECONDS, _GRACE_SECONDS, _LEAVE_SECONDS = 0.5, 5.0, 60.0
 _NETWORK = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
@@ -130,10 +131,7 @@ def _dead() -> str | None:
         status = each.poll()
         if status is not None and status not in _STOPPED:
             how = f"status {status}" if status > 0 else f"signal {signal.Signals(-status).name}"
-            return (
-                f"process {rank + 1} of {len(_children) + 1} ended with {how}, so the run ends; go on from its last "
-                "checkpoint with --resume"
-            )
+            return f"process {rank + 1} of {len(_children) + 1} ended with {how}, so the run ends; {_GO_ON}"
     return None
 
 
@@ -146,10 +144,7 @@ def _lost(error: Exception) -> str | None:
             return dead
         time.sleep(0.1)
     if isinstance(error, RuntimeError) and _NETWORK.search(str(error)):
-        return (
-            "another process of this run cannot be reached any more, so the run ends; go on from its last checkpoint "
-            "with --resume"
-        )
+        return f"another process of this run cannot be reached any more, so the run ends; {_GO_ON}"
     return None
 
 

@@ -89,13 +89,13 @@ def test_a_run_goes_on_with_another_number_of_processes(both, words, home):
     assert "another learning" in done.stderr
 
 
-def started(arguments):
+def started(arguments, more=None):
     return subprocess.Popen(
         [sys.executable, "-m", "invariances", *map(str, arguments)],
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(more or {})},
     )
 
 
@@ -142,3 +142,73 @@ def test_a_process_that_dies_ends_the_run_with_a_sentence(words, home, tmp_path,
     done = load_checkpoint(last)["global_step"]
     again = fit(words(f"--output={folder}", *more, "--resume", steps=done + 2))
     assert again.returncode == 0, again.stderr
+
+
+MANY = ("--data.crop=random", "--data.views=10", "--cache.batch_size=2", "--batch_size=4")
+"""24 photos become some 200 pictures to cache, so that filling takes seconds."""
+
+
+def cached(home):
+    """All files of a cache but for its locks, with their bytes."""
+    return {
+        str(path.relative_to(home)): path.read_bytes()
+        for path in (home / "invariances" / "features").glob("*/*")
+    }
+
+
+def claimants(home):
+    """The processes that have claims on rows of a cache."""
+    inodes = {str(path.stat().st_ino) for path in home.glob("invariances/features/*.lock")}
+    locks = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" not in line]
+    return {int(each[4]) for each in locks if each[5].rsplit(":", 1)[-1] in inodes and each[6] != "0"}
+
+
+def filling(process, home):
+    """The first process halts once it has claims, until the other, which began later, has some too."""
+    for _ in range(9600):
+        assert process.poll() is None, process.communicate()
+        found = claimants(home)
+        if found == {process.pid}:
+            os.kill(process.pid, signal.SIGSTOP)
+        elif process.pid in found:
+            os.kill(process.pid, signal.SIGCONT)
+            assert found == {process.pid, *children_of(process)}
+            return
+        time.sleep(0.02)
+    raise AssertionError("two processes never filled the cache together")
+
+
+@pytest.fixture(scope="module")
+def filled_by_one(words, tmp_path_factory):
+    """The cache that one process fills."""
+    home = tmp_path_factory.mktemp("one")
+    done = fit(words(*MANY, f"--output={home / 'run'}", steps=1), {"XDG_CACHE_HOME": str(home)})
+    assert done.returncode == 0, done.stderr
+    return cached(home)
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="locks are told by Linux")
+@pytest.mark.parametrize("dies", [None, "the first", "another"])
+def test_two_processes_fill_the_cache_and_one_that_dies_ends_the_run(words, filled_by_one, tmp_path, dies):
+    place = {"XDG_CACHE_HOME": str(tmp_path)}
+    arguments = words(*MANY, f"--output={tmp_path / 'run'}", "--run.devices=2", steps=1)
+    process = started(arguments, place)
+    filling(process, tmp_path)
+    if dies:
+        (child,) = children_of(process)
+        os.kill(child if dies == "another" else process.pid, signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+        assert is_gone(child)
+        assert "Traceback" not in err
+        if dies == "another":
+            assert process.returncode in (2, 75), err
+            assert "process 2 of 2 ended with signal SIGKILL" in err
+            assert "or repeat the command where it has none yet" in err
+        else:
+            assert "the first process of this run died" in err
+        again = fit(words(*MANY, f"--output={tmp_path / 'run'}", "--run.devices=3", steps=1), place)
+        assert again.returncode == 0, again.stderr
+    else:
+        _, err = process.communicate(timeout=280)
+        assert process.returncode == 0, err
+    assert cached(tmp_path) == filled_by_one

@@ -339,10 +339,17 @@ def test_networks_let_through_with_their_chance_are_believed(capfd):
 
 
 @pytest.mark.parametrize(
-    ("done", "rows"), [(1, [0]), (2, [0, 1]), (3, [0, 1, 2]), (4, [0, 1, 2, 3]), (100, [0, 33, 66, 99])]
+    ("there", "rows"),
+    [
+        ([0], [0]),
+        ([3, 7], [3, 7]),
+        (range(3), [0, 1, 2]),
+        (range(4), [0, 1, 2, 3]),
+        (range(100), [0, 33, 66, 99]),
+    ],
 )
-def test_rows_to_try(done, rows):
-    assert rows_to_try(done) == rows
+def test_rows_to_try(there, rows):
+    assert rows_to_try(there) == rows
 
 
 @pytest.mark.parametrize(

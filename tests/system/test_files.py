@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 import invariances
-from invariances.system.files import offline
+from invariances.system.errors import UserError
+from invariances.system.files import atomic, offline
 
 
 @pytest.mark.parametrize("word", ["", "0", "false", "False", "no", "NO", "off", " 0 "])
@@ -28,3 +30,21 @@ def test_nothing_else_reads_the_variable():
         path.name for path in package.rglob("*.py") if reading.search(path.read_text(encoding="utf-8"))
     ]
     assert readers == ["files.py"]
+
+
+def save(path):
+    """Onto a disk that is full."""
+    with atomic(path) as draft:
+        draft.symlink_to("/dev/full")
+        with draft.open("wb") as file:
+            torch.save(torch.zeros(10**6), file)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_a_sentence_though_torch_calls_it_otherwise(tmp_path):
+    path = tmp_path / "weights.ckpt"
+    path.write_text("before")
+    with pytest.raises(UserError, match=r"weights\.ckpt' is full; free some space"):
+        save(path)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
