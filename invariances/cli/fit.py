@@ -65,10 +65,11 @@ def fit_parser(doc: str, preset: str | None) -> Any:
     from dataclasses import asdict
 
     from invariances.cli.parsing import help_formatter, split_docstring, with_flags, with_short_words
-    from invariances.training.config import PRESETS, config_parser
+    from invariances.training.config import PRESETS, FitConfig, config_parser
 
     description, example = split_docstring(doc)
     parser = config_parser(
+        FitConfig,
         prog="invariances fit",
         usage="invariances fit [-c FILE.yaml ...] [--preset NAME] [--network NAME --layer NAME ...]",
         description=description,

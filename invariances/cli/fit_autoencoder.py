@@ -54,10 +54,12 @@ def fit_autoencoder(argv: list[str]) -> int:
         words_of,
     )
     from invariances.system.errors import UserError
-    from invariances.training.autoencoder_config import autoencoder_parser
+    from invariances.training.autoencoder_config import AutoencoderConfig
+    from invariances.training.config import config_parser
 
     description, example = split_docstring(fit_autoencoder.__doc__)
-    parser = autoencoder_parser(
+    parser = config_parser(
+        AutoencoderConfig,
         prog="invariances fit-autoencoder",
         usage="invariances fit-autoencoder FOLDER [FOLDER ...] [options]",
         description=description,
