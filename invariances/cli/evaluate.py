@@ -18,21 +18,11 @@ def evaluate(argv: list[str]) -> int:
     """
     import json
 
-    from invariances.cli.parsing import check_configs, help_formatter, parse, split_docstring, with_flags
+    from invariances.cli.parsing import check_configs, options_parser, parse, with_flags
     from invariances.evaluation.config import Evaluation
     from invariances.system.errors import UserError
-    from invariances.training.config import config_parser
 
-    description, example = split_docstring(evaluate.__doc__)
-    parser = config_parser(
-        Evaluation,
-        "progress",
-        prog="invariances evaluate",
-        usage="invariances evaluate RUN_OR_NAME [options]",
-        description=description,
-        epilog=example,
-        formatter_class=help_formatter(),
-    )
+    parser = options_parser(Evaluation, evaluate.__doc__, "evaluate", "RUN_OR_NAME [options]", "progress")
     parser.add_argument(
         "where", nargs="?", metavar="RUN_OR_NAME", help="The run's folder, or a flow's name; as --run."
     )
