@@ -64,17 +64,11 @@ def fit_parser(doc: str, preset: str | None) -> Any:
     """The parser of `FitConfig`, with `preset` as its defaults."""
     from dataclasses import asdict
 
-    from invariances.cli.parsing import help_formatter, split_docstring, with_flags, with_short_words
-    from invariances.training.config import PRESETS, config_parser
+    from invariances.cli.parsing import options_parser, with_flags, with_short_words
+    from invariances.training.config import PRESETS, FitConfig
 
-    description, example = split_docstring(doc)
-    parser = config_parser(
-        prog="invariances fit",
-        usage="invariances fit [-c FILE.yaml ...] [--preset NAME] [--network NAME --layer NAME ...]",
-        description=description,
-        epilog=example,
-        formatter_class=help_formatter(),
-    )
+    words = "[-c FILE.yaml ...] [--preset NAME] [--network NAME --layer NAME ...]"
+    parser = options_parser(FitConfig, doc, "fit", words)
     parser.add_argument(
         "--preset",
         choices=list(PRESETS),

@@ -47,23 +47,16 @@ def fit_autoencoder(argv: list[str]) -> int:
     from invariances.cli.parsing import (
         check_configs,
         explained,
-        help_formatter,
-        split_docstring,
+        options_parser,
         with_flags,
         with_short_words,
         words_of,
     )
     from invariances.system.errors import UserError
-    from invariances.training.autoencoder_config import autoencoder_parser
+    from invariances.training.autoencoder_config import AutoencoderConfig
 
-    description, example = split_docstring(fit_autoencoder.__doc__)
-    parser = autoencoder_parser(
-        prog="invariances fit-autoencoder",
-        usage="invariances fit-autoencoder FOLDER [FOLDER ...] [options]",
-        description=description,
-        epilog=example,
-        formatter_class=help_formatter(),
-    )
+    words = "FOLDER [FOLDER ...] [options]"
+    parser = options_parser(AutoencoderConfig, fit_autoencoder.__doc__, "fit-autoencoder", words)
     parser.add_argument("folders", nargs="*", type=str, help="Folders of pictures.")
     with_short_words(with_flags(parser), SHORT)
     check_configs(argv)

@@ -82,6 +82,32 @@ def build_parser(function: Callable[..., Any], program: str) -> ArgumentParser:
     return with_flags(parser)
 
 
+def options_parser(kind: type, doc: str | None, command: str, usage: str, *leave_out: str) -> ArgumentParser:
+    """A parser whose options are the fields of a dataclass.
+
+    Args:
+        kind: The dataclass.
+        doc: The command's docstring, for its help.
+        command: Its name.
+        usage: What follows it in the usage line.
+        leave_out: Fields that are no options.
+    """
+    from invariances.training.config import config_parser
+
+    description, example = split_docstring(doc)
+    program = f"invariances {command}"
+    parser: ArgumentParser = config_parser(
+        kind,
+        *leave_out,
+        prog=program,
+        usage=f"{program} {usage}",
+        description=description,
+        epilog=example,
+        formatter_class=help_formatter(),
+    )
+    return parser
+
+
 def with_flags(parser: ArgumentParser) -> ArgumentParser:
     """The parser, whose booleans may stand alone: `--resume` is `--resume true`."""
     for action in parser._actions:

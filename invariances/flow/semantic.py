@@ -1,125 +1,83 @@
-"""The second invertible network e: latent ↔ residual e₀ and factors e₁ … e_K, taught by pairs that share some."""
+"""The second invertible network e: latent ↔ residual e₀ and factors e₁ … e_K, taught by pictures that share some."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from invariances.flow.couplings import AffineHalf
-from invariances.flow.layers import ActNorm
+from invariances.flow.layers import mlp
 from invariances.system.errors import UserError
 
 
-class Exchange(nn.Module):
-    """ActNorm, then an affine coupling of the factors given the residual, and of the residual given the new factors."""
-
-    def __init__(self, residual: int, factors: int, width: int, depth: int) -> None:
-        super().__init__()
-        self.sizes = [residual, factors]
-        self.norm = ActNorm(residual + factors)
-        self.factors = AffineHalf(factors, residual, width, depth)
-        self.residual = AffineHalf(residual, factors, width, depth)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(y (N, D), log-det (N,))."""
-        residual, factors = torch.split(self.norm(x), self.sizes, dim=1)
-        factors, of_factors = self.factors(factors, residual)
-        residual, of_residual = self.residual(residual, factors)
-        return torch.cat([residual, factors], dim=1), of_factors + of_residual + self.norm.log_det()
-
-    def inverse(self, y: Tensor) -> Tensor:
-        """The x that forward maps to y."""
-        residual, factors = torch.split(y, self.sizes, dim=1)
-        residual = self.residual.inverse(residual, factors)
-        factors = self.factors.inverse(factors, residual)
-        return self.norm.inverse(torch.cat([residual, factors], dim=1))
-
-
 class SemanticFlow(nn.Module):
-    """e(z̄) = (e₀, e₁, …, e_K), each N(0, I); of two pictures that share factor k, e_k correlates by σ, else by 0.
+    """e(z̄) = (z̄ − m(s), s) with s = W r(z̄): the factors s = (e₁, …, e_K) are read, what they tell is taken off z̄.
 
-    In place of the random halves of the published network the couplings exchange between residual and factors: a
-    factor is read off the residual, and what it tells is taken off the residual. The factors begin as the latent's
-    last dimensions. Sources: Rombach et al. 2020; Esser, Rombach, Ommer 2020, "A Disentangling Invertible
-    Interpretation Network".
+    These are two additive couplings of (z̄, 0), the latent beside as many zeros as the factors have dimensions, so
+    that e⁻¹(e₀, s) = e₀ + m(s) undoes e, exactly, with log-determinant 0. (The published network keeps the number of
+    dimensions and couples random halves.) Latents are standardised first; W makes each factor's mean 0 and its
+    directions uncorrelated, with the variance of what they tell (`training.semantic.whiten`).
+    Sources: Rombach et al. 2020; Esser, Rombach, Ommer 2020, "A Disentangling Invertible Interpretation Network";
+    additive couplings, Dinh et al. 2014.
 
     Args:
-        latent_dim: D; latents are (N, D), and so are codes.
-        sizes: Dimensions of each factor, by name; D minus their sum is left for the residual.
-        blocks: Exchanges.
-        width: Of the nets' hidden layers.
+        latent_dim: D; latents are (N, D), codes (N, D + F).
+        sizes: Dimensions of each factor, by name; F is their sum.
+        width: Of the hidden layers of r and m.
         depth: Hidden layers after the first.
 
     Attributes:
-        parts: Where each factor lies in a code.
+        parts: Where each factor lies in a code; the residual lies before them.
 
     Raises:
-        UserError: The factors leave nothing for the residual, or one has no dimension.
+        UserError: There is no factor, or one has no dimension.
     """
 
-    def __init__(
-        self, latent_dim: int, sizes: Mapping[str, int], blocks: int = 4, width: int = 256, depth: int = 1
-    ) -> None:
+    mean: Tensor
+    deviation: Tensor
+    centre: Tensor
+    whiten: Tensor
+
+    def __init__(self, latent_dim: int, sizes: Mapping[str, int], width: int = 384, depth: int = 2) -> None:
         super().__init__()
-        total = sum(sizes.values())
-        if not sizes or min(sizes.values()) < 1 or total >= latent_dim:
-            raise UserError(
-                f"factors of {dict(sizes)} dimensions do not fit in a latent of {latent_dim}; give each one or more, "
-                "and leave some for the residual"
-            )
-        self.config = {
-            "latent_dim": latent_dim,
-            "sizes": dict(sizes),
-            "blocks": blocks,
-            "width": width,
-            "depth": depth,
-        }
+        if not sizes or min(sizes.values()) < 1:
+            raise UserError(f"factors of {dict(sizes)} dimensions are none; give each one or more")
+        self.config = {"latent_dim": latent_dim, "sizes": dict(sizes), "width": width, "depth": depth}
         self.parts: dict[str, slice] = {}
-        start = latent_dim - total
+        start = latent_dim
         for name, size in sizes.items():
             self.parts[name] = slice(start, start + size)
             start += size
-        self.blocks = nn.ModuleList(Exchange(latent_dim - total, total, width, depth) for _ in range(blocks))
+        total = start - latent_dim
+        self.reading = mlp(latent_dim, width, depth, total)
+        self.writing = mlp(total, width, depth, latent_dim)
+        self.register_buffer("mean", torch.zeros(latent_dim))
+        self.register_buffer("deviation", torch.ones(latent_dim))
+        self.register_buffer("centre", torch.zeros(total))
+        self.register_buffer("whiten", torch.eye(total))
 
-    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """(codes (N, D), log |det| (N,))."""
-        codes, log_det = latents, latents.new_zeros(len(latents))
-        for block in self.blocks:
-            codes, part = block(codes)
-            log_det = log_det + part
-        return codes, log_det
+    def forward(self, latents: Tensor) -> Tensor:
+        """Codes (N, D + F): the residual, then the factors."""
+        x = (latents - self.mean) / self.deviation
+        factors = self.read(x)
+        return torch.cat([x - self.writing(factors), factors], dim=1)
 
     def inverse(self, codes: Tensor) -> Tensor:
         """The latents (N, D) of codes."""
-        latents = codes
-        for block in reversed(self.blocks):
-            assert isinstance(block, Exchange)
-            latents = block.inverse(latents)
+        residual, factors = codes.tensor_split([len(self.mean)], dim=1)
+        latents: Tensor = (residual + self.writing(factors)) * self.deviation + self.mean
         return latents
 
-    def loss(self, a: Tensor, b: Tensor, shared: Tensor, correlation: float = 0.9) -> Tensor:
-        """−log p(z̄ᵃ, z̄ᵇ) in nats, (N,): e_k(b) ~ N(σ e_k(a), 1 − σ²) where a pair shares k, else N(0, 1).
+    def read(self, x: Tensor) -> Tensor:
+        """Factors (N, F) of standardised latents."""
+        factors: Tensor = (self.reading(x) - self.centre) @ self.whiten
+        return factors
 
-        Args:
-            a: Latents of one picture of each pair, (N, D).
-            b: Of the other.
-            shared: Which factors, in the order of `sizes`, a pair shares, (N, K) booleans.
-            correlation: σ.
-        """
-        codes, log_det = self(torch.cat([a, b]))
-        first, second = codes.chunk(2)
-        sizes = [part.stop - part.start for part in self.parts.values()]
-        same = shared.repeat_interleave(torch.tensor(sizes, device=shared.device), dim=1)
-        sigma = torch.zeros_like(first)
-        sigma[:, -same.shape[1] :] = correlation * same
-        variance = 1 - sigma.square()
-        apart = (second - sigma * first).square() / variance + variance.log()
-        energy = 0.5 * (first.square() + apart + 2 * math.log(2 * math.pi)).sum(dim=1)
-        loss: Tensor = energy - log_det.view(2, -1).sum(dim=0)
-        return loss
+    def groups(self, factors: Tensor) -> list[Tensor]:
+        """Each factor of (…, F) by itself, in the order of `sizes`."""
+        first = len(self.mean)
+        return [factors[..., part.start - first : part.stop - first] for part in self.parts.values()]
 
     @torch.no_grad()
     def edit(self, latents: Tensor, name: str, others: Tensor) -> Tensor:
@@ -128,27 +86,50 @@ class SemanticFlow(nn.Module):
         Raises:
             UserError: No such factor.
         """
-        part = self._part(name)
-        codes = self(latents)[0].clone()
-        codes[:, part] = self(others)[0][:, part]
+        if name not in self.parts:
+            raise UserError(f"{name!r} is no factor of this network; it has {', '.join(self.parts)}")
+        part, codes = self.parts[name], self(latents)
+        codes[:, part] = self(others)[:, part]
         return self.inverse(codes)
 
     @torch.no_grad()
     def kept(self, latents: Tensor, samples: Tensor) -> dict[str, float]:
         """1 − E‖e_k(z̄') − e_k(z̄)‖² / (2 Var e_k) by factor: the share of it that samples of a layer keep.
 
+        NaN of a factor that e cannot read.
+
         Args:
             latents: z̄ of N pictures, (N, D).
             samples: z̄' ~ p(z̄ | z), n of each, (N, n, D).
         """
-        codes, drawn = self(latents)[0].double(), self(samples.flatten(0, 1))[0].double()
-        apart = (drawn.view(*samples.shape) - codes[:, None]).square().mean(dim=(0, 1))
+        codes, drawn = self(latents).double(), self(samples.flatten(0, 1)).double()
+        apart = (drawn.view(*samples.shape[:2], -1) - codes[:, None]).square().mean(dim=(0, 1))
         spread = codes.var(dim=0, unbiased=False)
         return {
             name: float(1 - apart[part].sum() / (2 * spread[part].sum())) for name, part in self.parts.items()
         }
 
-    def _part(self, name: str) -> slice:
-        if name not in self.parts:
-            raise UserError(f"{name!r} is no factor of this network; it has {', '.join(self.parts)}")
-        return self.parts[name]
+
+def unlikeness(factor: Tensor, shared: Tensor, correlation: float) -> Tensor:
+    """Wilks: ln det(W + (1 − σ) T) − ln det T: how unlike a factor's codes are among pictures that share it; a scalar.
+
+    W is the covariance within groups, T that of all (their quotient is Wilks' Λ). The lower, the more the codes tell
+    of what is shared: for Gaussian codes it grows with minus the information between two pictures of a group. Of codes
+    that tell nothing it is about 0; (1 − σ) keeps one that is told already from being told ever more finely.
+
+    Args:
+        factor: Codes, (N, d).
+        shared: (N,) numbers, equal where pictures share the factor.
+        correlation: σ, between 0 and 1.
+    """
+    within, total = covariances(factor, shared)
+    ridge = 1e-4 * torch.eye(len(total)).to(total)
+    return torch.logdet(within + (1 - correlation) * total + ridge) - torch.logdet(total + ridge)
+
+
+def covariances(factor: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+    """(W, T), each (d, d): of codes (N, d) within groups of equal numbers (N,), and of all."""
+    group, count = torch.unique(shared, return_inverse=True, return_counts=True)[1:]
+    means = factor.new_zeros(len(count), factor.shape[1]).index_add(0, group, factor) / count[:, None]
+    within, every = factor - means[group], factor - factor.mean(dim=0)
+    return within.T @ within / max(1, len(factor) - len(count)), every.T @ every / len(factor)

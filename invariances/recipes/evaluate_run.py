@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from invariances.data.identity import Identity, without
+from invariances.evaluation.config import Evaluation
 from invariances.evaluation.likelihood import bits_per_dim
 from invariances.evaluation.looking import Sampling
 from invariances.evaluation.numbers import evaluate, lines, write_numbers
@@ -33,39 +34,6 @@ from invariances.zoo.interpreters import knows
 
 EVALUATION, GRID, PAGE = "evaluation.json", "evaluation.png", "evaluation.html"
 _ROWS, _COLUMNS = 8, 8
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What to evaluate, and how.
-
-    Args:
-        checkpoint: Of the run, in place of its result: a file, a step of its series, "best" or "last".
-        images: A folder, or a data set's name, to evaluate on instead of the pictures kept out.
-        layer: Which of a name's layers.
-        network: As of `Interpreter.load`.
-        n: Samples per picture.
-        temperature: Of the samples that are looked at; likelihood and variance are of temperature 1.
-        fid: Feature space, see `feature_space`; "none" leaves it out.
-        unconditional: Also train a flow of the same size that is told nothing, as the run was, for comparison.
-        limit: At most so many pictures for samples and FID.
-        seed: Of all samples.
-        device: As of `RunConfig`.
-        progress: Bars on stderr.
-    """
-
-    checkpoint: str | None = None
-    images: str | None = None
-    layer: str | None = None
-    network: str | nn.Module | None = None
-    n: int = 8
-    temperature: float = 1.0
-    fid: str = "auto"
-    unconditional: bool = False
-    limit: int | None = None
-    seed: int = 0
-    device: str = "auto"
-    progress: bool = True
 
 
 def evaluate_run(run: str | os.PathLike[str], how: Evaluation = Evaluation()) -> dict[str, Any]:

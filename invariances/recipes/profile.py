@@ -50,6 +50,9 @@ from invariances.zoo.runs import CONFIG, WEIGHTS
 
 PROFILE, PAGE = "profile.json", "index.html"
 NOT_READ = "it cannot be read of the autoencoder's code, so samples cannot tell"
+TOO_LITTLE = (
+    "below 0, where no information can lie: the flows have learned too little to tell how much there is"
+)
 RUNS, UNTOLD = "runs", "unconditional.safetensors"
 
 
@@ -339,6 +342,8 @@ def summary(found: Mapping[str, LayerProfile], order: Sequence[str], seed: int) 
             else:
                 layers[layer] |= table.told(name, seed)
         layers[layer] |= {name: each for name, each in groups.items() if each}
+        if (layers[layer].get("information") or 0.0) < 0:
+            layers[layer]["information_warning"] = TOO_LITTLE
     bits = {
         layer: found[layer].tables["information"] for layer in order if "information" in found[layer].tables
     }

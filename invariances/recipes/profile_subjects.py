@@ -77,6 +77,9 @@ def profile_named(
             result = profile(cut, chosen, code, sets[0], output, held_out=sets[1], config=config)
     rows = [[layer, *(found.get(name) for name in TOLD)] for layer, found in result["layers"].items()]
     print(text_table(["layer", *(name.replace("_", " ") for name in TOLD)], rows))
+    for layer, numbers in result["layers"].items():
+        if "information_warning" in numbers:
+            print(f"information at {layer} is {numbers['information_warning']}", file=sys.stderr)
     print(f"page: {Path(output) / PAGE}", file=sys.stderr)
     return result
 

@@ -1,4 +1,4 @@
-"""Semantic factors of drawn shapes: e is taught by pairs that share some, and edits are read by the shipped reader.
+"""Semantic factors of drawn shapes: e is taught by families that share some, and edits are read by the shipped reader.
 
 python -m invariances.recipes.shapes_edits edits
 """
@@ -25,12 +25,9 @@ from invariances.training.semantic import train_semantic
 from invariances.zoo.factor_reader import FactorReader
 from invariances.zoo.loading import load, load_autoencoder
 
-SIZES = {name: 4 if each.discrete else 3 if each.circular else 2 for name, each in FACTORS.items()}
-"""Dimensions of each factor in a code."""
-FAMILIES, MEMBERS, STEPS, BATCH = 3000, 8, 650, 512
-NOISE = 0.3
-"""Standard deviation of what is added to a latent for training, about √(1 − σ): of drawn pictures, which depend on few
-numbers, latents fill no volume, and a flow would spend itself on how thin they are."""
+SIZES = {name: len(each.kinds) - 1 if each.discrete else 1 + each.circular for name, each in FACTORS.items()}
+"""Dimensions of each factor in a code: kinds are corners of a simplex, hues lie on a circle, the others on a line."""
+FAMILIES, MEMBERS, STEPS = 13_000, 4, 700
 SEEDS, TEST, TEST_SEED = (51, 52), 300, 54
 
 
@@ -55,28 +52,9 @@ def encoded(autoencoder: nn.Module, factors: Mapping[str, Tensor], half: bool = 
     return torch.cat(means)
 
 
-class FamilyPairs:
-    """Of a step: two members of each of some families, with noise, and which factors they share.
-
-    Args:
-        latents: (families, members, D).
-        factors: (families, members) each.
-        batch: Pairs of a step.
-    """
-
-    def __init__(self, latents: Tensor, factors: Mapping[str, Tensor], batch: int = BATCH) -> None:
-        self.latents, self.factors, self.batch = latents, factors, batch
-
-    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Latents (B, D) and (B, D), shared factors (B, K)."""
-        generator, (families, members) = seeded("pairs", step), self.latents.shape[:2]
-        family = torch.randint(families, (self.batch,), generator=generator)
-        one = torch.randint(members, (self.batch,), generator=generator)
-        other = (one + torch.randint(1, members, (self.batch,), generator=generator)) % members
-        pair = torch.stack([self.latents[family, one], self.latents[family, other]])
-        a, b = pair + NOISE * torch.randn(pair.shape, generator=generator)
-        shared = [each[family, one] == each[family, other] for each in self.factors.values()]
-        return a, b, torch.stack(shared, dim=1)
+def numbered(factors: Mapping[str, Tensor]) -> Tensor:
+    """(families, members, K) numbers, equal where pictures share a factor; factors (families, members) each."""
+    return torch.stack([torch.unique(each, return_inverse=True)[1] for each in factors.values()], dim=-1)
 
 
 def trained(autoencoder: nn.Module, shortened: float = 1.0, half: bool = True) -> SemanticFlow:
@@ -87,13 +65,12 @@ def trained(autoencoder: nn.Module, shortened: float = 1.0, half: bool = True) -
         shortened: Share of the steps and families, to try the recipe out.
         half: Encode in bfloat16.
     """
-    factors = family_factors(max(2, round(FAMILIES * shortened)))
-    flat = {name: each.flatten() for name, each in factors.items()}
-    latents = encoded(autoencoder, flat, half)
-    latents = latents.view(-1, MEMBERS, latents.shape[1])
+    factors = family_factors(max(16, round(FAMILIES * shortened)))
+    latents = encoded(autoencoder, {name: each.flatten() for name, each in factors.items()}, half)
     torch.manual_seed(0)
-    flow = SemanticFlow(latents.shape[-1], SIZES)
-    return train_semantic(flow, FamilyPairs(latents, factors), max(2, round(STEPS * shortened)))
+    flow = SemanticFlow(latents.shape[1], SIZES)
+    latents = latents.view(-1, MEMBERS, latents.shape[1])
+    return train_semantic(flow, latents, numbered(factors), max(2, round(STEPS * shortened)))
 
 
 @torch.inference_mode()
@@ -166,7 +143,7 @@ def load_semantic(path: str | Path) -> SemanticFlow:
 
 
 def build_edits(output: str | Path, shortened: float = 1.0) -> dict[str, Any]:
-    """Trains e for `shapes_vae` (2 minutes of a core), writes `factors.safetensors` and `edits.json`; gives the latter.
+    """Trains e for `shapes_vae` (10 minutes of a busy core), writes `factors.safetensors` and `edits.json`, its result.
 
     Args:
         output: Folder to write to.

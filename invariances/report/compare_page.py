@@ -14,6 +14,8 @@ from invariances.report.html import page, paragraph, save_page
 from invariances.report.marks import data_image, dots, shown, strip
 from invariances.report.profile_page import CHARTS, SCRIPT, STYLE, VARIANCE, chart_of
 
+BOTH = ("one", "other")
+
 
 @dataclass
 class CompareStory:
@@ -33,9 +35,9 @@ class CompareStory:
 def write_compare_page(story: CompareStory, path: Path) -> Path:
     """Writes the page; gives back its path."""
     summary = story.summary
-    names = [str(summary[each]["network"]) for each in ("one", "other")]
+    names = [str(summary[each]["network"]) for each in BOTH]
     if names[0] == names[1]:
-        names = distinct(*(str(summary[each]["folder"]) for each in ("one", "other")))
+        names = distinct(*(str(summary[each]["folder"]) for each in BOTH))
     one, other = (html.escape(each) for each in names)
     opening = (
         f"<p>Both networks looked at the same {summary['pictures_sampled']} pictures, and samples were drawn from the "
@@ -84,6 +86,11 @@ def difference_charts(layers: Mapping[str, Mapping[str, Any]]) -> str:
         title, sentence, _ = (
             chart_of(name) if words is None else (words.format(rest.replace("_", " ")), "", None)
         )
+        below = [layer for layer, each in zip(order, found) if min(each.get(k) or 0 for k in BOTH) < 0]
+        if name == "information" and below:
+            sentence += (
+                f" At {', '.join(below)} it lies below 0 in one of both, so its difference says nothing."
+            )
         caption = f"<figcaption>{html.escape(sentence)}</figcaption>"
         parts.append(f"<figure><b>{html.escape(title)}</b>{chart}{caption}</figure>")
     return f'<div class="charts">{"".join(parts)}</div>'
@@ -122,7 +129,7 @@ def number_table(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) 
     for layer, numbers in layers.items():
         for name, each in numbers.items():
             cells = [f"<td>{html.escape(layer)}</td><td>{html.escape(name.replace('_', ' '))}</td>"]
-            for key in ("one", "other", "difference"):
+            for key in (*BOTH, "difference"):
                 data = "" if each[key] is None else f"{each[key]:.6g}"
                 cells.append(f'<td class="number" data-value="{data}">{shown(each[key], digits=3)}</td>')
             interval = each.get("difference_interval")

@@ -17,8 +17,8 @@ from invariances.report.marks import data_image, dots, heat, overlaid, shown, st
 CHARTS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
     "information": (
         "Information, bits",
-        "How many bits the layer holds about the picture's code. Short training makes it too low, and below 0 it says "
-        "nothing. It can only fall from layer to layer; a rise means that a flow has not learned enough.",
+        "How many bits the layer holds about the picture's code, as far as two flows have learned: no bound; too low "
+        "after short training. It can only fall from layer to layer; a rise means that a flow has not learned enough.",
         None,
     ),
     "variance_remaining": (
@@ -56,7 +56,7 @@ CHARTS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
 }
 """Numbers that are drawn: title, sentence, limits of the axis."""
 
-VARIANCE, BESIDE = "variance_in_", ("_interval", "_reason")
+VARIANCE, BESIDE = "variance_in_", ("_interval", "_reason", "_warning")
 GROUPS = ("factors", "probe")
 
 STYLE = """
@@ -149,15 +149,20 @@ def charts(
 ) -> str:
     """One small chart per number, with a sentence under each."""
     grown = [str(each["layer"]) for each in violations]
+    below = [layer for layer in order if "information_warning" in layers[layer]]
     parts = []
     seen = [name for layer in order for name in layers[layer] if name.startswith(VARIANCE)]
     for name in dict.fromkeys([*CHARTS, *(each for each in seen if not each.endswith(BESIDE))]):
         title, sentence, limits = chart_of(name)
         if not any(layers[layer].get(name) is not None for layer in order):
             continue
-        marked = grown if name == "information" else []
-        if marked:
-            sentence += f" Here it seems to at {', '.join(marked)}: train longer."
+        marked = [*grown, *below] if name == "information" else []
+        if marked and grown:
+            sentence += f" Here it seems to rise at {', '.join(grown)}: train longer."
+        if marked and below:
+            sentence += (
+                f" Here it lies below 0 at {', '.join(below)}: of that layer it says nothing, train longer."
+            )
         parts.append(_chart(layers, order, name, title, sentence, limits, marked))
     return f'<div class="charts">{"".join(parts)}</div>'
 
@@ -270,6 +275,8 @@ def number_table(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) 
         for name in names:
             value, interval = layers[layer].get(name), layers[layer].get(f"{name}_interval")
             hint = layers[layer].get(f"{name}_reason") or shown(value, interval, 4)
+            warning = layers[layer].get(f"{name}_warning")
+            hint = f"{hint}; {warning}" if warning else hint
             data = "" if value is None else f"{value:.6g}"
             cells.append(
                 f'<td class="number" data-value="{data}" title="{html.escape(str(hint))}">{shown(value, digits=3)}</td>'

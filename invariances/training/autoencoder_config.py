@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from invariances.system.checks import choice, number, text
 from invariances.system.errors import UserError
@@ -177,15 +177,3 @@ class AutoencoderConfig:
     schedule: Schedule = field(default_factory=Schedule)
     eyes: Eyes = field(default_factory=Eyes)
     run: RunConfig = field(default_factory=lambda: RunConfig(output="runs/autoencoder"))
-
-
-def autoencoder_parser(**options: Any) -> Any:
-    """A jsonargparse parser whose options are `AutoencoderConfig`'s; `options` are the parser's own."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
-    parser.add_argument(
-        "-c", "--config", action="config", help="YAML file; several may be given, the last wins."
-    )
-    parser.add_class_arguments(AutoencoderConfig, as_group=False)
-    return parser

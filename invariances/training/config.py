@@ -284,15 +284,21 @@ def debugged(config: FitConfig) -> FitConfig:
     return replace(config, run=run, learning=replace(config.learning, steps=DEBUG_STEPS))
 
 
-def config_parser(**options: Any) -> Any:
-    """A jsonargparse parser whose options are `FitConfig`'s, `-c` for YAML files; `options` are the parser's own."""
+def config_parser(kind: type, *leave_out: str, **options: Any) -> Any:
+    """A jsonargparse parser whose options are the fields of a dataclass, and `-c` for YAML files.
+
+    Args:
+        kind: The dataclass.
+        leave_out: Fields that are no options.
+        options: The parser's own.
+    """
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, **options)
     parser.add_argument(
         "-c", "--config", action="config", help="YAML file; several may be given, the last wins."
     )
-    parser.add_class_arguments(FitConfig, as_group=False)
+    parser.add_class_arguments(kind, as_group=False, skip=set(leave_out))
     return parser
 
 

@@ -154,7 +154,7 @@ def typed(values: Any, name: str) -> FitConfig:
             raise UserError(
                 f"{name!r} cannot be used: {section} is {values[section]!r}, and holds no settings"
             )
-    parser = config_parser()
+    parser = config_parser(FitConfig)
     try:
         return instantiated(parser, parser.parse_object(values))
     except UserError as error:

@@ -9,18 +9,15 @@ from invariances.recipes import shapes_edits
 from invariances.zoo.loading import load, load_autoencoder
 
 
-def test_two_members_of_a_family_share_about_half_of_their_factors_and_pairs_say_which():
+def test_two_members_of_a_family_share_about_half_of_their_factors_and_numbers_say_which():
     factors = shapes_edits.family_factors(200)
-    codes = torch.stack([each.double() for each in factors.values()], dim=-1)
-    pairs = shapes_edits.FamilyPairs(codes, factors, batch=2000)
-    a, b, shared = pairs(3)
-    assert 0.45 < shared.double().mean() < 0.6
-    for k, name in enumerate(FACTORS):
-        apart = (a - b)[:, k].square()
-        assert apart[shared[:, k]].mean() == pytest.approx(2 * shapes_edits.NOISE**2, rel=0.2), name
-        if FACTORS[name].discrete:
-            assert apart[~shared[:, k]].mean() > 2, name
-    assert all(torch.equal(one, again) for one, again in zip(pairs(3), (a, b, shared)))
+    numbers = shapes_edits.numbered(factors)
+    assert numbers.shape == (200, shapes_edits.MEMBERS, len(FACTORS))
+    for k, each in enumerate(factors.values()):
+        same = each[:, :1] == each[:, 1:]
+        assert torch.equal(numbers[:, :1, k] == numbers[:, 1:, k], same)
+        assert 0.4 < same.double().mean() < 0.65
+    assert all(torch.equal(again, factors[name]) for name, again in shapes_edits.family_factors(200).items())
 
 
 def test_the_recipe_runs_and_its_network_comes_back_from_its_file(tmp_path: Path):
@@ -63,11 +60,13 @@ def test_drawn_edits_score_as_reconstructions_and_an_edit_that_does_nothing_does
 
 
 @pytest.mark.slow
-def test_an_edit_of_a_hue_moves_it_and_leaves_the_others(tmp_path: Path):
-    """The other factors do not get there in so short a training: docs/results/shapes.md says how far they get."""
+def test_edits_of_hues_and_size_move_them_and_leave_the_others(tmp_path: Path):
+    """Edits of the other factors do not leave the texture: docs/results/shapes.md says how far they get, and why."""
     found = shapes_edits.build_edits(tmp_path)
-    for name in ("foreground_hue", "background_hue"):
+    for name in ("foreground_hue", "background_hue", "size"):
         scores = found["edits"][name]
         assert scores[name] >= 0.9, name
         for other in FACTORS:
-            assert scores[other] >= 0.9 * found["reconstruction"][other], (name, other)
+            assert scores[other] >= 0.85 * found["reconstruction"][other], (name, other)
+    for name in ("shape", "x", "y"):
+        assert found["edits"][name][name] >= 0.9, name

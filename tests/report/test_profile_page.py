@@ -1,0 +1,48 @@
+from types import SimpleNamespace
+
+import torch
+
+from invariances.evaluation.information import information
+from invariances.recipes.profile import summary
+from invariances.report.compare_page import difference_charts
+from invariances.report.marks import ORANGE
+from invariances.report.profile_page import charts, number_table
+
+
+def told(bits):
+    """The summary of layers that hold so many bits, give or take one between pictures."""
+    noise = torch.randn(200, generator=torch.Generator().manual_seed(0)).double()
+    tables = {
+        layer: {"information": information(torch.log(torch.tensor(2.0)) * (each + noise), 0 * noise)}
+        for layer, each in bits.items()
+    }
+    return summary({layer: SimpleNamespace(tables=each) for layer, each in tables.items()}, list(bits), 0)
+
+
+def test_information_below_zero_is_called_what_it_is():
+    found = told({"pool": 3.0, "logits": -1.0})
+    layers = found["layers"]
+    assert "information_warning" not in layers["pool"]
+    assert "learned too little" in layers["logits"]["information_warning"]
+    text = charts(layers, ["pool", "logits"], found["violations"])
+    assert "below 0 at logits" in text
+    assert text.count(f'fill="{ORANGE}"') == 1
+    assert "learned too little" in number_table(layers, ["pool", "logits"])
+    fine = told({"pool": 3.0, "logits": 2.0})
+    text = charts(fine["layers"], ["pool", "logits"], fine["violations"])
+    assert "below 0 at" not in text
+    assert ORANGE not in text
+
+
+def test_information_that_grows_is_marked_where_it_does():
+    found = told({"pool": 1.0, "logits": 2.0})
+    text = charts(found["layers"], ["pool", "logits"], found["violations"])
+    assert "rise at logits" in text
+    assert text.count(f'fill="{ORANGE}"') == 1
+
+
+def test_a_difference_of_information_below_zero_says_nothing():
+    one = {"one": 3.0, "other": -1.0, "difference": -4.0, "difference_interval": [-4.1, -3.9], "sure": True}
+    fine = {**one, "other": 2.0}
+    assert "below 0 in one" in difference_charts({"logits": {"information": one}})
+    assert "below 0 in one" not in difference_charts({"logits": {"information": fine}})
