@@ -381,7 +381,8 @@ def gallery_images(size: int, beside: str) -> Tensor:
     """Pictures to compare with: those of the source that the picture comes from, 24 at most."""
     source = beside.partition(":")[0]
     if source in models.painters():
-        return load_images(_make(source), size)
+        shipped = examples(source)
+        return load_images(_make(source) if shipped is None else shipped[0], size)
     if source in folders():
         return batch(_readable(source, list_images(DATA / source)[:_PAGE])[0], size)
     return Shapes(COUNT, seed=SEED, size=size).images(range(COUNT))

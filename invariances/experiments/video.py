@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from invariances.experiments.samples import needs_encoder, pictures_of
+from invariances.experiments.samples import needs_encoder
 from invariances.interpreter import Interpreter
 
-BATCH = 8
+BATCH = 4
 """Frames that are translated at once: few enough that a stop is heard soon."""
 
 
@@ -33,9 +33,10 @@ class Translated:
 def translated(
     interpreter: Interpreter, picture: Tensor, frames: Iterable[Tensor], batch: int = BATCH
 ) -> Iterator[Translated]:
-    """D(t⁻¹(v(frame) | Φ(picture))) for one frame after another, some at a time; holds no more than these.
+    """D(t⁻¹(v(frame) | Φ(picture))), for one frame after another, some at a time; holds no more than these.
 
-    Latents are the posterior's mode, so that equal frames give equal results and the video is steady.
+    The flow's part is `ConditionalFlow.exchanged`. Latents are the posterior's mode, so that equal frames give equal
+    results and the video is steady.
 
     Args:
         interpreter: With an encoder.
@@ -62,6 +63,6 @@ def translated(
 @torch.no_grad()
 def _translated(interpreter: Interpreter, z: Tensor, first: int, frames: list[Tensor]) -> Translated:
     sized = interpreter.resized(torch.stack(frames))
-    v = interpreter.encode(sized)
-    results = pictures_of(interpreter, v[None], z)[0]
+    latents = interpreter.flow.exchanged(interpreter.latent(sized), interpreter.represent(sized), z)
+    results = interpreter.decode(latents)
     return Translated(first, sized.cpu(), results.cpu())

@@ -118,6 +118,12 @@ class ConditionalFlow(nn.Module):
         v = self._announced(invariance, "invariance")
         return self.transform.drawn(v, self._condition(representation, embedding, len(v)))
 
+    def exchanged(self, latent: Tensor, representation: Tensor, instead: Tensor) -> Tensor:
+        """The latents (N, *latent_shape) of these ones' invariances, given other representations."""
+        x = self._announced(latent, "latent")
+        e, other = (self._condition(each, None, len(x)) for each in (representation, instead))
+        return self.transform.exchanged(x, e, other)
+
     def log_prob(
         self, latent: Tensor, representation: Tensor | None = None, embedding: Tensor | None = None
     ) -> Tensor:

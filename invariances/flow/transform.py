@@ -39,6 +39,10 @@ class Transform(nn.Module, ABC):
         """The latents of fresh v: `inverse`, or what is as good where no way back is wanted."""
         return self.inverse(v, e)
 
+    def exchanged(self, x: Tensor, e: Tensor, instead: Tensor) -> Tensor:
+        """The latents of x's invariances with other embeddings; nearly x where these are x's own."""
+        return self.inverse(self.invariance(x, e), instead)
+
     def guided(self, v: Tensor, e: Tensor, guidance: float) -> Tensor:
         """The latents of v where the embedding's say is multiplied by `guidance`: more typical, no samples of p(x | e).
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from invariances import UserError
+from invariances.flow import maps
 from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
@@ -55,8 +56,23 @@ def test_half_precision_stays_close_and_leaves_densities_alone():
     rough = [flow.inverse(latent, z), flow.invariance(latent, z), flow.log_prob(latent, z)]
     for one, other in zip(exact[:2], rough[:2]):
         assert one.dtype == other.dtype == torch.float32
-        assert 0 < float((one - other).abs().max()) < 0.05 * float(one.std())
+        assert 0 < float((one - other).abs().max()) < 0.15 * float(one.std())
     assert torch.equal(exact[2], rough[2])
+
+
+def test_exchanged_latents_are_those_of_the_invariances(monkeypatch):
+    flow, latent = flow_of((3, 4, 2), (5,)), torch.randn(2, 3, 4, 2)
+    z = told(flow, 2)
+    with torch.no_grad():
+        exact = flow.inverse(flow.invariance(latent, z), z.flip(0))
+        errors = []
+        for passes in (16, 64):
+            monkeypatch.setattr(maps, "QUICK", passes)
+            found = flow.exchanged(latent, z, z.flip(0))
+            errors.append(float((found - exact).abs().mean() / exact.std()))
+            assert torch.allclose(flow.exchanged(latent[:1], z[:1], z[1:]), found[:1], atol=1e-3)
+    assert errors[0] > 2 * errors[1]
+    assert errors[1] < 0.1
 
 
 def test_log_det_is_that_of_the_jacobian():
