@@ -67,7 +67,7 @@ def test_exchanged_latents_are_those_of_the_invariances(monkeypatch):
         exact = flow.inverse(flow.invariance(latent, z), z.flip(0))
         errors = []
         for passes in (16, 64):
-            monkeypatch.setattr(maps, "QUICK", passes)
+            monkeypatch.setattr(maps, "PASSES", passes)
             found = flow.exchanged(latent, z, z.flip(0))
             errors.append(float((found - exact).abs().mean() / exact.std()))
             assert torch.allclose(flow.exchanged(latent[:1], z[:1], z[1:]), found[:1], atol=1e-3)
