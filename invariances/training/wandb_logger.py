@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from invariances.system.errors import UserError
+
+_MOST_WAITING = 300
+"""Seconds that the end of a run waits for a server that is gone; what was not sent stays in the run's folder."""
 
 
 def wandb_logger(project: str, folder: Path | None, settings: Mapping[str, Any]) -> Logger:
@@ -22,7 +26,7 @@ def wandb_logger(project: str, folder: Path | None, settings: Mapping[str, Any])
         settings: All of the run's, kept with it.
 
     Raises:
-        UserError: wandb is not installed.
+        UserError: wandb is not installed, knows no key, or reaches no server.
     """
     if find_spec("wandb") is None:
         raise UserError(
@@ -34,5 +38,14 @@ def wandb_logger(project: str, folder: Path | None, settings: Mapping[str, Any])
     name = None if folder is None else folder.name
     identity = None if place is None else hashlib.sha256(place.encode()).hexdigest()[:16]
     logger = WandbLogger(name=name, id=identity, project=project, save_dir=str(folder or "."), resume="allow")
-    logger.log_hyperparams(dict(settings))
+    from wandb.errors import Error
+
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", str(_MOST_WAITING))
+    try:
+        logger.log_hyperparams(dict(settings))  # this connects
+    except Error as error:
+        raise UserError(
+            f"Weights & Biases cannot be used ({' '.join(str(error).split())}); mend that, or set WANDB_MODE=offline "
+            "and send the run with `wandb sync` later"
+        ) from error
     return logger
