@@ -114,7 +114,7 @@ def paired(one: list[str], other: list[str]) -> list[tuple[str, str]]:
 
 
 def differences(one: Mapping[str, Table], other: Mapping[str, Table], seed: int) -> dict[str, Any]:
-    """By number: both values, their difference, its interval, and whether it is sure."""
+    """By number: both values, their difference, its interval, and whether it is sure; information below 0 never is."""
     found: dict[str, Any] = {}
     for name in one:
         if name not in other or name.startswith(("at ", "readable ")):
@@ -123,7 +123,8 @@ def differences(one: Mapping[str, Table], other: Mapping[str, Table], seed: int)
         low, high = apart.get("difference_interval", (0.0, 0.0))
         values = {key: each[name].told(key, seed)[key] for key, each in (("one", one), ("other", other))}
         rounding = ROUNDING * max(1.0, *(abs(each or 0.0) for each in values.values()))
-        found[name] = {**values, **apart, "sure": low > rounding or high < -rounding}
+        says = name != "information" or min(each or 0.0 for each in values.values()) >= 0
+        found[name] = {**values, **apart, "sure": says and (low > rounding or high < -rounding)}
     return found
 
 

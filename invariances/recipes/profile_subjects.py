@@ -71,6 +71,11 @@ def profile_named(
         if found:
             result = profile_shipped(found, None if drawn else sets, output, config)
         else:
+            if network in [each.name for each in offers()]:
+                raise UserError(
+                    f"{network!r} is an interpreter, which cannot be profiled so: give --images, its own layers, and "
+                    "none of --weights and --preset"
+                )
             chosen = list(layers) if layers else layers_worth_seeing(Representation.layers(network, weights))
             cut: Any = network if weights is None else Representation(network, chosen[0], weights)
             code = autoencoder or AUTOENCODER
@@ -98,7 +103,7 @@ def offered(network: str, layers: Sequence[str] | None, autoencoder: str | None,
     """The flows that are shipped, where there are some for all these layers and this autoencoder; or none.
 
     Args:
-        network: Its name.
+        network: Its name, or that of its interpreter.
         layers: Of it; by default all that are offered.
         autoencoder: Its name; by default whichever.
         drawn: Whether the pictures are drawn ones, so that the autoencoder must be of these.
@@ -106,9 +111,8 @@ def offered(network: str, layers: Sequence[str] | None, autoencoder: str | None,
     code = AUTOENCODER if drawn else autoencoder
     if drawn and autoencoder not in (None, AUTOENCODER):
         return []
-    found = [
-        each for each in offers(network) if each.here and each.encodes and code in (None, each.autoencoder)
-    ]
+    named = [each for each in offers() if network in (each.name, each.network)]
+    found = [each for each in named if each.here and each.encodes and code in (None, each.autoencoder)]
     names = [each.layer for each in found]
     wanted = list(layers or names)
     if len(set(names)) < len(names) or not set(wanted) <= set(names):

@@ -115,7 +115,7 @@ class _Axes:
     def chart(self, drawn: Sequence[str]) -> str:
         """The chart: rules and names, and what is drawn over them."""
         parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">']
-        for tick in np.linspace(self.low, self.high, 5):
+        for tick in _ticks(self.low, self.high):
             y = self.y(tick)
             parts.append(
                 f'<line x1="{_LEFT}" x2="{_WIDTH - 6}" y1="{y:.1f}" y2="{y:.1f}" class="rule"/>'
@@ -127,6 +127,15 @@ class _Axes:
             turn = f'transform="rotate(-30 {self.x(k):.1f} {at})"'
             parts.append(f'<text x="{self.x(k):.1f}" y="{at}" text-anchor="end" {turn}>{label}</text>')
         return "".join([*parts, *drawn, "</svg>"])
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """About five round numbers from low to high, 0 among them where it lies there."""
+    from matplotlib.ticker import MaxNLocator
+
+    every = MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    room = 1e-9 * (high - low)
+    return [0.0 if abs(each) <= room else float(each) for each in every if low - room <= each <= high + room]
 
 
 def _line(points: Sequence[tuple[float, float]], colour: str) -> str:

@@ -75,8 +75,12 @@ details[open] summary::after { content: "▾" }
 details p { margin: .3rem 0 .1rem; font-size: .85rem; color: #778 }
 details img, .maps img { max-width: 100%; height: auto }
 .maps { display: flex; flex-wrap: wrap; gap: .8rem } .maps figure { margin: 0 }
-@media print { body { max-width: none; margin: 0; font-size: 11pt } section { break-inside: avoid-page }
-  details { break-inside: avoid } details > *:not(summary) { display: block } th.sort { cursor: auto } }
+@media print { body { max-width: none; margin: 0; font-size: 11pt } h2 { break-after: avoid }
+  .scroll { overflow: visible } figure, details, tr { break-inside: avoid } table.heat td { print-color-adjust: exact }
+  .charts { grid-template-columns: repeat(3, 1fr) } table.sortable { font-size: 7.5pt }
+  table.sortable th, table.sortable td { padding: .15rem .2rem }
+  table.sortable.wide thead th { writing-mode: vertical-rl; transform: rotate(180deg) }
+  details > *:not(summary) { display: block } th.sort { cursor: auto } }
 </style>
 """
 
@@ -282,7 +286,9 @@ def number_table(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) 
                 f'<td class="number" data-value="{data}" title="{html.escape(str(hint))}">{shown(value, digits=3)}</td>'
             )
         body.append(f"<tr>{''.join(cells)}</tr>")
-    return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return (
+        f'<table class="sortable wide"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    )
 
 
 def footnote(summary: Mapping[str, Any]) -> str:

@@ -95,7 +95,9 @@ def _table(layers: Mapping[str, Numbers], order: Sequence[str]) -> str:
         for k in order:
             cells = "".join(_cell(numbers[k].get(name), numbers[k].get(f"{name}_interval")) for name in names)
             body.append(f"<tr><td>{html.escape(layer)}</td><td>{html.escape(k)}</td>{cells}</tr>")
-    return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    return (
+        f'<table class="sortable wide"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'
+    )
 
 
 def _cell(value: Any, interval: Any) -> str:

@@ -8,6 +8,7 @@ import pytest
 from invariances.cli.main import main
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
+from invariances.recipes.profile_subjects import offered
 
 FEW = ["--n", "2", "--limit", "3", "--device", "cpu"]
 
@@ -126,3 +127,11 @@ def test_a_folder_goes_on_with_the_same_profile_alone(run, runs, tmp_path):
     status, _, err = run(*words, "--seed", "1")
     assert status == 2
     assert "another seed; choose another --output" in err
+
+
+def test_an_interpreter_goes_by_its_own_name_too(run):
+    found = offered("photos64", ["conv5", "softmax"], None, drawn=False)
+    assert [each.layer for each in found] == ["conv5", "softmax"]
+    status, _, err = run("profile", "photos64")
+    assert status == 2
+    assert "give --images" in err

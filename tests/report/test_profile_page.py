@@ -3,9 +3,11 @@ from types import SimpleNamespace
 import torch
 
 from invariances.evaluation.information import information
+from invariances.evaluation.tables import Table
+from invariances.recipes.compare import differences
 from invariances.recipes.profile import summary
 from invariances.report.compare_page import difference_charts
-from invariances.report.marks import ORANGE
+from invariances.report.marks import ORANGE, dots
 from invariances.report.profile_page import charts, number_table
 
 
@@ -41,8 +43,19 @@ def test_information_that_grows_is_marked_where_it_does():
     assert text.count(f'fill="{ORANGE}"') == 1
 
 
+def test_a_difference_of_information_below_zero_is_never_sure():
+    bits = {each: {"information": Table(torch.full((50, 1), each).double())} for each in (3.0, 1.0, -1.0)}
+    assert differences(bits[3.0], bits[1.0], 0)["information"]["sure"]
+    assert not differences(bits[3.0], bits[-1.0], 0)["information"]["sure"]
+
+
 def test_a_difference_of_information_below_zero_says_nothing():
     one = {"one": 3.0, "other": -1.0, "difference": -4.0, "difference_interval": [-4.1, -3.9], "sure": True}
     fine = {**one, "other": 2.0}
     assert "below 0 in one" in difference_charts({"logits": {"information": one}})
     assert "below 0 in one" not in difference_charts({"logits": {"information": fine}})
+
+
+def test_ticks_are_round_with_zero_among_them():
+    text = dots(["a"], [-1.3], [None], (-1.85, 16.0))
+    assert [f">{each}<" in text for each in (0, 5, 10, 15, 16)] == [True, True, True, True, False]
