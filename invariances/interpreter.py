@@ -365,7 +365,4 @@ def autoencoder_of(source: str | os.PathLike[str] | nn.Module) -> nn.Module:
     """An autoencoder, frozen: from a file, a published or shipped name, or as it is."""
     if isinstance(source, nn.Module):
         return source.eval().requires_grad_(False)
-    autoencoder = load_autoencoder(source)
-    if not Path(source).exists():
-        autoencoder.published_name = os.fspath(source)  # type: ignore[assignment]
-    return autoencoder.eval().requires_grad_(False)
+    return load_autoencoder(source).eval().requires_grad_(False)

@@ -23,7 +23,7 @@ from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
 from invariances.training.config import FitConfig, LearningConfig
 from invariances.training.data import FeatureData
-from invariances.training.layered import Batch, LayeredRun, train_layered
+from invariances.training.layered import CHECKPOINT, Batch, LayeredRun, train_layered
 from invariances.training.new_flow import latent_shape
 from invariances.training.pictures import PICTURES, SAMPLES
 from invariances.training.run_folder import SAMPLES as GRIDS
@@ -105,14 +105,15 @@ def fit_layered(
     with torch.no_grad():
         latents, told = training.batch(0, max(per_layer, _FIRST // len(representations)))
         flow.loss(latents, told, seeded("first", config.run.seed))
-    begin(folder, config, pictures)
+    about = _about(representations, code, config, pictures)
+    begin(folder, config, pictures, about, (f"checkpoints/{CHECKPOINT}",))
     run = LayeredRun(
         folder / "checkpoints",
         config.learning.steps,
         per_layer,
         metrics_every=config.run.log_every,
         seed=config.run.seed,
-        about=_about(representations, code, config, pictures),
+        about=about,
         progress=config.run.progress,
     )
     first = next(iter(representations.values()))
