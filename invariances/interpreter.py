@@ -20,7 +20,7 @@ from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
 from invariances.flow.refine import MOST_STEPS, refined
 from invariances.representation.representation import Representation
-from invariances.system.checks import number
+from invariances.system.checks import number, text
 from invariances.system.errors import UserError, nearest
 from invariances.system.files import atomic
 from invariances.zoo.interpreters import Offer, find_offer, load_flow
@@ -297,6 +297,7 @@ class Interpreter:
         """
         if is_name(folder):
             return cls._named(find_offer(os.fspath(folder), layer), network, autoencoder)
+        text("the folder of a run", os.fspath(folder))
         flow, metadata = read_run(Path(folder))
         representation = _network(metadata, network)
         if representation.fingerprint() != metadata["network_fingerprint"]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invariances.system.checks import text
 from invariances.system.errors import UserError
 from invariances.zoo.registry import entry, fetch, path, registry
 
@@ -186,6 +187,7 @@ def load_autoencoder(path: str | os.PathLike[str]) -> nn.Module:
         UserError: there is no such file or name, or the file is damaged or of another kind.
     """
     name, place = os.fspath(path), Path(path)
+    text("autoencoder", name)
     pixels = re.fullmatch(r"pixels(\d*)", name)
     named = pixels is not None or name in registry()
     if named and place.exists():
