@@ -269,7 +269,6 @@ def test_weights_that_no_training_leaves_are_refused(interpreter, tmp_path):
 
 
 @pytest.mark.parametrize("door", [Interpreter.load, load_autoencoder, lambda path: load_images(path, 32)])
-@pytest.mark.parametrize("path", [""])
-def test_an_empty_word_is_not_the_current_folder(door, path):
-    with pytest.raises(UserError, match="give a (name|picture)"):
-        door(path)
+def test_an_empty_word_is_not_the_current_folder(door):
+    with pytest.raises(UserError, match=r"give a (name|picture)"):
+        door("")
