@@ -229,7 +229,9 @@ def main(words: list[str]) -> None:
         seen = passes(None, tests)
         if seen is not True:
             trouble = f"take over {SECONDS} s" if seen is None else "fail"
-            raise SystemExit(f"{tests} {trouble} without any fault; mend them first, or try on an idle machine")
+            raise SystemExit(
+                f"{tests} {trouble} without any fault; mend them first, or try on an idle machine"
+            )
     missed = stale = 0
     for number, mutant in enumerate(chosen, 1):
         if mutant.right not in (ROOT / "invariances" / mutant.file).read_text(encoding="utf-8"):
