@@ -226,8 +226,12 @@ def main(words: list[str]) -> None:
     """Tries all mutants, or those of files whose path holds one of the words."""
     chosen = [each for each in MUTANTS if not words or any(word in each.file for word in words)]
     for tests in dict.fromkeys(each.tests for each in chosen):
-        if not passes(None, tests):
-            raise SystemExit(f"{tests} fail without any fault; mend them first")
+        seen = passes(None, tests)
+        if seen is not True:
+            trouble = f"take over {SECONDS} s" if seen is None else "fail"
+            raise SystemExit(
+                f"{tests} {trouble} without any fault; mend them first, or try on an idle machine"
+            )
     missed = stale = 0
     for number, mutant in enumerate(chosen, 1):
         if mutant.right not in (ROOT / "invariances" / mutant.file).read_text(encoding="utf-8"):

@@ -20,7 +20,7 @@ from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
 from invariances.flow.refine import MOST_STEPS, refined
 from invariances.representation.representation import Representation
-from invariances.system.checks import number
+from invariances.system.checks import number, text
 from invariances.system.errors import UserError, nearest
 from invariances.system.files import atomic
 from invariances.zoo.interpreters import Offer, find_offer, load_flow
@@ -300,6 +300,7 @@ class Interpreter:
         """
         if is_name(folder):
             return cls._named(find_offer(os.fspath(folder), layer), network, autoencoder)
+        text("the folder of a run", os.fspath(folder))
         flow, metadata = read_run(Path(folder))
         representation = _network(metadata, network)
         if representation.fingerprint() != metadata["network_fingerprint"]:
@@ -373,7 +374,4 @@ def autoencoder_of(source: str | os.PathLike[str] | nn.Module) -> nn.Module:
     """An autoencoder, frozen: from a file, a published or shipped name, or as it is."""
     if isinstance(source, nn.Module):
         return source.eval().requires_grad_(False)
-    autoencoder = load_autoencoder(source)
-    if not hasattr(autoencoder, "published_name") and not Path(source).exists():
-        autoencoder.published_name = os.fspath(source)  # type: ignore[assignment]
-    return autoencoder.eval().requires_grad_(False)
+    return load_autoencoder(source).eval().requires_grad_(False)

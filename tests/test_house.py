@@ -93,3 +93,16 @@ def test_files_and_functions_are_short(path):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
             length = node.end_lineno - node.lineno + 1
             assert length <= MOST_OF_A_FUNCTION, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_text_is_utf_8_whatever_the_locale(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or any(each.arg == "encoding" for each in node.keywords):
+            continue
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        modes = [each.value for each in node.args if isinstance(each, ast.Constant)]
+        video = isinstance(node.func, ast.Attribute) and getattr(node.func.value, "id", "") == "av"
+        text = name == "open" and not video and any(each in ("r", "w", "a", "x") for each in modes)
+        if text or name in ("read_text", "write_text"):
+            raise AssertionError(f"line {node.lineno}: no encoding")

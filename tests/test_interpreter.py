@@ -8,12 +8,14 @@ from torch import nn
 
 from invariances import zoo
 from invariances.autoencoder.vae import VAE
+from invariances.data.given import load_images
 from invariances.data.shapes import Shapes
 from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
+from invariances.zoo.loading import load_autoencoder
 
 
 def network(seed=1):
@@ -264,3 +266,9 @@ def test_weights_that_no_training_leaves_are_refused(interpreter, tmp_path):
         save_file({**tensors, block + name: value}, weights, metadata=_metadata(whole))
         with pytest.raises(UserError, match="no training leaves"):
             Interpreter.load(tmp_path, network=network())
+
+
+@pytest.mark.parametrize("door", [Interpreter.load, load_autoencoder, lambda path: load_images(path, 32)])
+def test_an_empty_word_is_not_the_current_folder(door):
+    with pytest.raises(UserError, match=r"give a (name|picture)"):
+        door("")

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from invariances.autoencoder.biggan import CLASSES, BigGAN, fingerprint
+from invariances.autoencoder.biggan import CLASSES, BigGAN
 from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.flow.layers import ActNorm, mlp
 from invariances.system.errors import UserError
+from invariances.system.weights import weights_hash
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _NORMS: dict[str, Callable[..., nn.Module]] = {"batch": nn.BatchNorm2d, "act": ActNorm}
@@ -91,4 +92,4 @@ class BigAE(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of architecture and weights."""
-        return fingerprint(self)
+        return weights_hash(repr(self), self.state_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from itertools import pairwise
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 
 from invariances.flow.layers import ActNorm
 from invariances.system.errors import UserError
+from invariances.system.weights import weights_hash
 
 CODE = 20
 EMBEDDING = 128
@@ -181,16 +181,7 @@ class BigGAN(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of architecture and weights."""
-        return fingerprint(self)
-
-
-def fingerprint(module: nn.Module) -> str:
-    """A hash of architecture and weights: equal for equal behaviour, so that a cache knows its autoencoder."""
-    digest = hashlib.sha256(repr(module).encode())
-    for name, tensor in module.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        return weights_hash(repr(self), self.state_dict())
 
 
 def _flat(x: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from invariances.autoencoder.posterior import DiagonalGaussian
-from invariances.autoencoder.spatial import weights_hash
 from invariances.autoencoder.tiny import NOISE
 from invariances.system.errors import UserError
 from invariances.system.files import offline
+from invariances.system.weights import weights_hash
 
 PREFIX = "hf_hub:"
 _CONFIG = "config.json"
@@ -94,7 +94,7 @@ class HubAutoencoder(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of architecture and weights."""
-        return weights_hash(self.architecture, self.state_dict())
+        return weights_hash(repr(sorted(self.architecture.items())), self.state_dict())
 
 
 def load_hub(name: str) -> HubAutoencoder:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from torch.nn import functional as F
 
 from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.system.errors import UserError
+from invariances.system.weights import weights_hash
 
 NOISE = 0.05
 """Standard deviation of the posterior, which is the same everywhere."""
@@ -133,13 +132,4 @@ class SpatialAutoencoder(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of architecture and weights: equal for equal behaviour, so that a cache knows its autoencoder."""
-        return weights_hash(self.config, self.state_dict())
-
-
-def weights_hash(config: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
-    """A hash of an architecture and its weights."""
-    digest = hashlib.sha256(repr(sorted(config.items())).encode())
-    for name, tensor in state.items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+        return weights_hash(repr(sorted(self.config.items())), self.state_dict())

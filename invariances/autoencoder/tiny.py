@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from invariances.autoencoder.posterior import DiagonalGaussian
-from invariances.autoencoder.spatial import FACTOR, weights_hash
+from invariances.autoencoder.spatial import FACTOR
 from invariances.system.errors import UserError
-from invariances.system.weights import read_state_dict
+from invariances.system.weights import read_state_dict, weights_hash
 
 NOISE = 0.05
 """Standard deviation of the posterior."""
@@ -120,7 +120,7 @@ class TinyAutoencoder(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of architecture and weights."""
-        return weights_hash(self.config, self.state_dict())
+        return weights_hash(repr(sorted(self.config.items())), self.state_dict())
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str], size: int = 64) -> TinyAutoencoder:

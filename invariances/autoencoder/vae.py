@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from itertools import pairwise
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.system.errors import UserError
+from invariances.system.weights import weights_hash
 
 _LINEAR_SIZE = 32
 _BOTTOM_SIZE = 4
@@ -186,11 +186,7 @@ class VAE(nn.Module):
 
     def fingerprint(self) -> str:
         """A hash of architecture and weights: equal for equal behaviour, so that a cache knows its autoencoder."""
-        digest = hashlib.sha256(repr(sorted(self.config.items())).encode())
-        for name, tensor in self.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        return weights_hash(repr(sorted(self.config.items())), self.state_dict())
 
     @torch.no_grad()
     def start_linear(self, images: Tensor) -> None:

@@ -138,7 +138,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
         memo = cache_home() / "checked" / f"{_hash([self.names, self._stats, self.size])[:32]}.json"
         suspects: Sequence[int] = range(len(self.paths))
         with suppress(OSError, ValueError, IndexError):
-            suspects = [suspects[int(k)] for k in json.loads(memo.read_text())]
+            suspects = [suspects[int(k)] for k in json.loads(memo.read_text(encoding="utf-8"))]
 
         def reason(position: int) -> str | None:
             try:
@@ -153,7 +153,7 @@ class ImageFolder(Dataset[dict[str, Any]]):
             with suppress(OSError):
                 memo.parent.mkdir(parents=True, exist_ok=True)
                 draft = memo.with_suffix(f".{os.getpid()}")
-                draft.write_text(json.dumps(list(broken)))
+                draft.write_text(json.dumps(list(broken)), encoding="utf-8")
                 draft.replace(memo)
         return broken
 

@@ -32,8 +32,8 @@ class Arrangement:
 def arrange(names: Sequence[str], root: str | os.PathLike[str]) -> Arrangement:
     """The sides that a folder's own sub-folders tell; says so on stderr where they do.
 
-    A folder is divided where all its pictures lie in sub-folders named as `TRAINING` or `HELD_OUT`, and some to
-    train on are among them.
+    A folder is divided where all its sub-folders with pictures are named as `TRAINING` or `HELD_OUT`, and some to
+    train on are among them; single pictures beside both kinds are left out.
 
     Args:
         names: Of pictures, relative to the folder.
@@ -44,7 +44,7 @@ def arrange(names: Sequence[str], root: str | os.PathLike[str]) -> Arrangement:
     held = sorted(
         (top for top in tops if top.lower() in HELD_OUT), key=lambda top: HELD_OUT.index(top.lower())
     )
-    if not training or len(training) + len(held) < len(tops):
+    if not training or len(training) + len(held) < len(tops - {""} if held else tops):
         return Arrangement(range(len(names)), [None] * len(names), names)
     chosen = held[:1]
     positions: list[int] = []
@@ -57,9 +57,11 @@ def arrange(names: Sequence[str], root: str | os.PathLike[str]) -> Arrangement:
             sides.append(top in chosen if chosen else None)
             inside.append(rest)
     if held:
+        rest_of = sorted(tops.difference(training, chosen))
         left = (
-            f"; {len(names) - len(positions)} pictures of {', '.join(held[1:])} are left out"
-            if held[1:]
+            f"; {len(names) - len(positions)} pictures of {', '.join(each or 'no sub-folder' for each in rest_of)} are "
+            "left out"
+            if rest_of
             else ""
         )
         tqdm.write(

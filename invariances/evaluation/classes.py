@@ -67,7 +67,7 @@ def classes_of(representation: Representation) -> Classes:
     if count > 1 and ((names is not None and len(names) == count) or representation.probabilities):
         return Classes("classes")
     last = _last(lines)
-    if last is None or last.module not in _LINEAR or last.shape[:1] != (count,):
+    if last is None or last.module not in _LINEAR or last.shape != (count,):
         kind = "nothing" if last is None else f"a {last.module}"
         return Classes(None, f"{name} has no classes: it ends in {kind}, not in a linear layer")
     if _EMBEDDING.search(last.name.rpartition(".")[2]):

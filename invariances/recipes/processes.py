@@ -63,7 +63,7 @@ def in_processes(
                 pass
         except ProcessExitedException:
             if (Path(folder) / _ERROR).exists():
-                raise UserError((Path(folder) / _ERROR).read_text()) from None
+                raise UserError((Path(folder) / _ERROR).read_text(encoding="utf-8")) from None
             raise
         except KeyboardInterrupt:
             _stop(workers.processes)
@@ -97,6 +97,6 @@ def _work(rank: int, work: bytes, taken: Any, lock: Any, folder: Path, threads: 
         try:
             result = function(**jobs[index])
         except UserError as error:
-            (folder / _ERROR).write_text(str(error))
+            (folder / _ERROR).write_text(str(error), encoding="utf-8")
             raise SystemExit(1) from None
         torch.save({name: tensor.cpu() for name, tensor in result.items()}, folder / f"{index}.pt")

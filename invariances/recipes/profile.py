@@ -34,7 +34,6 @@ from invariances.recipes.profile_store import (
     known_layer,
     load_flow,
     save_flow,
-    state_digest,
     write_layer,
 )
 from invariances.report.profile_page import ProfileStory, write_profile_page
@@ -43,6 +42,7 @@ from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
 from invariances.system.files import check_writable
 from invariances.system.machine import accelerator
+from invariances.system.weights import weights_hash
 from invariances.training.config import PRESETS, DataConfig, FitConfig, RunConfig
 from invariances.training.data import FeatureData, Images
 from invariances.training.fit import fit_layers, train_flow
@@ -294,7 +294,9 @@ def _found(
     told_of = [digest_of_attributes(each) for each in about_pictures]
     keys, known = {}, {}
     for layer, each in subject.interpreters.items():
-        keys[layer] = json.dumps([key, told_of, each.representation.fingerprint(), state_digest(each.flow)])
+        keys[layer] = json.dumps(
+            [key, told_of, each.representation.fingerprint(), weights_hash("", each.flow.state_dict())]
+        )
         known[layer] = known_layer(folder, layer, keys[layer])
     told, readers = None, None
     if None in known.values():

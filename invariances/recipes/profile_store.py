@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from invariances.evaluation.profiling import LayerProfile
 from invariances.evaluation.tables import Table, load_tables, save_tables
@@ -23,14 +23,6 @@ TABLES, PICTURES, BEGUN = "tables", "pictures", "begun.json"
 def digest_of(text: str) -> str:
     """A short hash."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def state_digest(module: nn.Module) -> str:
-    """A short hash of a module's weights."""
-    digest = hashlib.sha256()
-    for name, each in sorted(module.state_dict().items()):
-        digest.update(name.encode() + each.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:32]
 
 
 def begin(folder: Path, about: Mapping[str, str]) -> None:

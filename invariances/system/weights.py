@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import sys
@@ -75,8 +76,21 @@ def read_state_dict(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
             ) from error
         raise _broken(path) from error
     except Exception as error:  # whatever broken bytes lead the unpickler to
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{str(path)!r} is a TorchScript module; save the state_dict() of the nn.Module that it was made from"
+            ) from None
         raise _broken(path) from error
     return state_dict_in(loaded, f"{str(path)!r}"), {}
+
+
+def weights_hash(about: str, state: Mapping[str, Tensor]) -> str:
+    """A hash of weights and of words about their architecture."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in state.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _broken(path: Path) -> UserError:

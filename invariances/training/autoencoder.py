@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -320,7 +321,9 @@ def fit_autoencoder(
     about = {
         **settings,
         "schedule": {key: value for key, value in asdict(schedule).items() if key != "steps"},
-        "number of pictures": [len(pictures), len(held_out)],
+        "pictures": [
+            hashlib.sha256(each.contiguous().numpy().data).hexdigest() for each in (pictures, held_out)
+        ],
         "seed": run.seed,
     }
     task = AutoencoderTask(vae, objective, schedule, perceptual, run.seed, about)

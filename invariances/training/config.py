@@ -199,6 +199,10 @@ class RunConfig:
         for name in ("name", "output", "wandb"):
             if name == "name" or getattr(self, name) is not None:
                 text(f"run.{name}", getattr(self, name))
+        if self.output is not None and any(0xD800 <= ord(letter) < 0xE000 for letter in self.output):
+            raise UserError(
+                f"run.output is {self.output!r}, which is no UTF-8 here; give another name, or set LC_ALL=C.UTF-8"
+            )
         if self.output is not None and any(len(part.encode()) > 240 for part in self.output.split("/")):
             raise UserError(
                 "run.output has a name of over 240 letters, which no file system takes; shorten it"

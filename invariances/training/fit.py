@@ -63,7 +63,7 @@ def fit(
     autoencoder: Autoencoder,
     images: Images,
     *,
-    held_out: Images | None = None,
+    held_out: Images | float | None = None,
     flow: FlowConfig = FlowConfig(),
     data: DataConfig = DataConfig(),
     learning: LearningConfig = LearningConfig(),
@@ -79,7 +79,7 @@ def fit(
         layer: Name of the layer, as `Representation.layers` lists them.
         autoencoder: A safetensors file, the name of a published or shipped one, or a module.
         images: A folder of pictures, several, or a data set.
-        held_out: Pictures of their own to keep out, in place of `data.held_out`.
+        held_out: Pictures of their own to keep out, or how many, in place of `data.held_out`.
         flow: The flow's architecture.
         data: How the pictures are cut and split.
         learning: How the flow learns.
@@ -106,7 +106,7 @@ def fit_layers(
     autoencoder: Autoencoder,
     images: Images,
     *,
-    held_out: Images | None = None,
+    held_out: Images | float | None = None,
     config: FitConfig = FitConfig(),
     loggers: Sequence[Logger] = (),
     numbered: bool = True,
@@ -130,6 +130,8 @@ def fit_layers(
         UserError: As of `fit`.
         KeyboardInterrupt: As of `fit`.
     """
+    if isinstance(held_out, (int, float)):
+        config, held_out = replace(config, data=replace(config.data, held_out=held_out)), None
     if config.run.debug_run:
         config = debugged(config)
     watch_parent()
@@ -217,7 +219,7 @@ class _Fitting:
     def interpreter(self) -> Interpreter:
         """Trains what is left to train, and keeps the result."""
         if self.folder is not None and first_process():
-            begin(self.folder, self.config, self.pictures)
+            begin(self.folder, self.config, self.pictures, self.about, (LAST, EMBEDDER))
         try:
             flow = self.trained()
         except KeyboardInterrupt as interrupt:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from invariances.flow.layered import LayeredFlow
+from invariances.system.errors import UserError
 from invariances.system.files import atomic
 from invariances.system.seeds import seeded
 from invariances.training.checkpoints import load_checkpoint
@@ -188,6 +189,11 @@ class _Sitting:
         for group in self.optimizer.param_groups:
             group["lr"] = RATE * rate_at(self.step, self.run.steps)
         loss = self.flow.loss(latents, told, seeded("layered", self.run.seed, self.step)).mean()
+        if not torch.isfinite(loss):
+            raise UserError(
+                f"the loss is no longer finite at step {self.step + 1}, so training stops and the last checkpoint "
+                "stays; --resume goes on from there"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.learning, CLIP)

@@ -25,7 +25,7 @@ from invariances.system.files import atomic
 from invariances.system.seeds import seeded
 from invariances.training.config import FitConfig, LearningConfig
 from invariances.training.data import FeatureData
-from invariances.training.layered import Batch, LayeredRun, columns, normalise, train_layered
+from invariances.training.layered import CHECKPOINT, Batch, LayeredRun, columns, normalise, train_layered
 from invariances.training.metrics_file import MetricsFile
 from invariances.training.new_flow import device_of, latent_shape
 from invariances.training.pictures import PICTURES, SAMPLES, log_picture
@@ -101,7 +101,8 @@ def fit_layered(
     held_out = LayeredFeatures({each: data.held_out_features(each) for each in representations}, 0)
     flow = _started(representations, code, config).to(device_of(config.run))
     normalise(flow, training, config.run.seed)
-    begin(folder, config, pictures)
+    about = _about(representations, code, config, pictures)
+    begin(folder, config, pictures, about, (CHECKPOINT,))
     with quiet():
         used = loggers_of(folder, MetricsFile(folder / METRICS, columns(representations)), config, loggers)
     shown = data.held_out_images(PICTURES)
@@ -119,7 +120,7 @@ def fit_layered(
         look=lambda step, flow: _draw(interpreter(flow), shown, folder / GRIDS, step, used),
         look_every=config.run.samples_every,
         seed=config.run.seed,
-        about=_about(representations, code, config, pictures),
+        about=about,
         progress=config.run.progress,
     )
     try:

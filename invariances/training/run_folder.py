@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +14,14 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from invariances.data.identity import Identity
+from invariances.data.identity import Identity, overlap
 from invariances.system.errors import UserError
 from invariances.system.files import atomic, check_writable
 from invariances.system.yaml_file import read_yaml
+from invariances.training.checkpoints import load_checkpoint
 from invariances.training.config import FitConfig, RunConfig, config_parser, instantiated
 from invariances.training.processes import first_process
+from invariances.training.stages import check_same
 from invariances.zoo.runs import CONFIG, LAST, resume_command
 
 METRICS = "metrics.csv"
@@ -116,11 +118,37 @@ def write_config(folder: Path, config: FitConfig) -> None:
         draft.write_text(header + yaml.safe_dump(config.as_dict(), sort_keys=False), encoding="utf-8")
 
 
-def begin(folder: Path, config: FitConfig, pictures: Sequence[Identity]) -> None:
-    """Writes what a run is, before it trains: its config.yaml, and which pictures it learns from and keeps out."""
+def begin(
+    folder: Path,
+    config: FitConfig,
+    pictures: Sequence[Identity],
+    about: Mapping[str, Any],
+    checkpoints: Sequence[str],
+) -> None:
+    """Writes what a run is, before it trains: its config.yaml, and which pictures it learns from and keeps out.
+
+    Args:
+        folder: Of the run.
+        config: Of the run.
+        pictures: Learnt from, and kept out; says how many are both.
+        about: What a checkpoint must be of, to be gone on with.
+        checkpoints: Names of those that a resumed run may go on from, the later ones first.
+
+    Raises:
+        UserError: The folder's run is another; nothing of it is written over.
+    """
+    last = next((folder / each for each in checkpoints if (folder / each).exists()), None)
+    if config.run.resume and last is not None:
+        check_same(load_checkpoint(last)["invariances"], about)
     write_config(folder, config)
     for each, name in zip(pictures, (TRAINED_ON, KEPT_OUT)):
         each.save(folder / name)
+    if both := len(overlap(*pictures)):
+        print(
+            f"{both} of {len(pictures[1].names)} pictures held out are also trained on, so held-out losses are too "
+            "low; evaluate leaves them out",
+            file=sys.stderr,
+        )
 
 
 def read_config(folder: str | os.PathLike[str]) -> FitConfig:

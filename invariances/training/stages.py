@@ -186,11 +186,24 @@ def check_same(theirs: Any, ours: Mapping[str, Any]) -> None:
     """
     theirs = theirs if isinstance(theirs, dict) else {}
     for key, value in ours.items():
-        if theirs.get(key) != value:
+        was = theirs.get(key)
+        if was == value:
+            continue
+        if key == "pictures":
             raise UserError(
-                f"the checkpoint is of another {key} ({theirs.get(key)}) than this run's ({value}); "
-                "use the config.yaml beside it, or start a new run"
+                "the checkpoint was trained on other pictures, or another choice of those kept out; give the same "
+                "files and options, or start a new run in another --output"
             )
+        if isinstance(was, dict) and isinstance(value, dict):
+            key, was, value = next(
+                (f"{key}.{name}", was.get(name), each)
+                for name, each in {**dict.fromkeys(was), **value}.items()
+                if was.get(name) != each
+            )
+        raise UserError(
+            f"the checkpoint is of another {key} ({was}) than this run's ({value}); use the config.yaml beside it, or "
+            "start a new run"
+        )
 
 
 class Regression(Stage):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from invariances.system.checks import text
 from invariances.system.errors import UserError
-from invariances.zoo.registry import entry, fetch, path
+from invariances.zoo.registry import entry, fetch, path, registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -178,29 +180,36 @@ def load_autoencoder(path: str | os.PathLike[str]) -> nn.Module:
     What it has, `invariances.autoencoder.interface.Autoencoder` says.
 
     Args:
-        path: a file or folder of `fit-autoencoder`, a published file of taesd or taef2, a name that `invariances models
-            list` shows, or `pixels`, of 64 or (`pixels32`) any other side; `hf_hub:OWNER/MODEL@SIZE` is one of
-            diffusers' (extra `hub`), as is a folder that its `save_pretrained` wrote.
+        path: a name that `invariances models list` shows, or `pixels`, of 64 or (`pixels32`) any other side; or a file
+            or folder of `fit-autoencoder`, or a published file of taesd or taef2. A folder of a name is `./NAME`.
+            `hf_hub:OWNER/MODEL@SIZE` is one of diffusers' (extra `hub`), as is a folder of its `save_pretrained`.
 
     Raises:
         UserError: there is no such file or name, or the file is damaged or of another kind.
     """
     from invariances.autoencoder.hub import is_diffusers, load_hub
 
-    if is_diffusers(str(path)):
-        return load_hub(str(path))
-    place = Path(path)
+    name, place = os.fspath(path), Path(path)
+    text("autoencoder", name)
+    if is_diffusers(name):
+        return load_hub(name)
+    pixels = re.fullmatch(r"pixels(\d*)", name)
+    named = pixels is not None or name in registry()
+    if named and place.exists():
+        print(f"{name} is the autoencoder of that name; what lies here is ./{name}", file=sys.stderr)
     if place.is_dir():
         place = place / "autoencoder.safetensors"
-    if place.exists() or place.suffix or len(place.parts) > 1:
+    if not named and (place.exists() or place.suffix or len(place.parts) > 1):
         from invariances.autoencoder.storage import load_saved
         from invariances.autoencoder.tiny import TinyAutoencoder, is_tiny
 
         return TinyAutoencoder.from_file(place) if is_tiny(place) else load_saved(place)
-    pixels = re.fullmatch(r"pixels(\d*)", str(path))
+    autoencoder: nn.Module
     if pixels:
         from invariances.autoencoder.pixels import Pixels
 
-        return Pixels(int(pixels[1] or 64)).eval()
-    autoencoder: nn.Module = load(str(path))
+        autoencoder = Pixels(int(pixels[1] or 64)).eval()
+    else:
+        autoencoder = load(name)
+    autoencoder.published_name = name  # type: ignore[assignment]
     return autoencoder

@@ -250,7 +250,34 @@ def test_bad_checkpoints_get_a_sentence_and_run_no_code(run, words, trained, tmp
     bad.write_bytes(whole)
     status, _, err = run(*fit, "--flow.width=9")
     assert status == 2
-    assert "another flow" in err
+    assert "another flow.width (8) than this run's (9)" in err
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(run, words, trained, photos, tmp_path):
+    """Else the next evaluation would take other pictures for those that were kept out."""
+    folder, more = tmp_path / "run", tmp_path / "more"
+    shutil.copytree(trained, folder)
+    shutil.copytree(photos, more)
+    shutil.copy(photos / "0.png", more / "copy of 0.png")
+    names = ("config.yaml", TRAINED_ON, KEPT_OUT)
+    before = [(folder / each).read_bytes() for each in names]
+    status, _, err = run(*words(f"--output={folder}", "--resume", "--steps=6", images=more))
+    assert status == 2
+    assert "the checkpoint was trained on other pictures" in err
+    assert [(folder / each).read_bytes() for each in names] == before
+
+
+def test_pictures_trained_on_and_held_out_are_counted(run, words, photos, tmp_path):
+    status, _, err = run(*words(f"--output={tmp_path / 'run'}", f"--held_out={photos}", "--steps=1"))
+    assert status == 0, err
+    assert "24 of 24 pictures held out are also trained on" in err
+
+
+@pytest.mark.parametrize("output", ["r\udcfcn", "\udcc3\udcbc/run"])
+def test_an_output_of_other_bytes_than_utf_8_gets_a_sentence(run, words, output):
+    status, _, err = run(*words(f"--output={output}"))
+    assert status == 2
+    assert "no UTF-8 here" in err
 
 
 def start(arguments, **options):

@@ -140,6 +140,14 @@ def test_a_tree_of_train_and_val_is_its_own_split(tmp_path, fill, capsys):
         data.split(1.0)
 
 
+def test_a_picture_beside_train_and_val_does_not_make_them_classes(tmp_path, fill, capsys):
+    for side, count in (("train", 4), ("val", 3), (".", 1)):
+        fill(tmp_path / side, count)
+    data = ImageFolder(tmp_path, size=8)
+    assert "1 pictures of no sub-folder are left out" in capsys.readouterr().err
+    assert [len(part) for part in data.split(0.5)] == [4, 3]
+
+
 @pytest.mark.parametrize("other", ["Valid", "validation", "TEST"])
 def test_other_names_of_held_out_folders(tmp_path, fill, other):
     fill(tmp_path / "Train", 4)

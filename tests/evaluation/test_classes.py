@@ -20,6 +20,17 @@ class Named(nn.Module):
         return self.out(getattr(self, self.head_name)(self.body(x)))
 
 
+class Pooled(nn.Module):
+    """A body without a head, whose mean over places no module takes."""
+
+    def __init__(self, body):
+        super().__init__()
+        self.body = body
+
+    def forward(self, x):
+        return self.body(x).mean((2, 3))
+
+
 @pytest.mark.parametrize(
     ("network", "kind", "reason"),
     [
@@ -31,6 +42,8 @@ class Named(nn.Module):
         (Named(nn.Linear(4, 5), name="projection"), None, "embedding"),
         (Named(nn.Sequential(nn.Linear(4, 5), nn.ReLU())), None, "ends in a ReLU"),
         (nn.Sequential(nn.Conv2d(3, 4, 3)), None, "no vector"),
+        (Pooled(nn.Conv2d(3, 4, 3)), None, "ends in a Conv2d"),
+        (Named(nn.Sequential(nn.Unflatten(1, (4, 1, 1)), nn.Conv2d(4, 5, 1), nn.Flatten())), "classes", ""),
     ],
 )
 def test_which_networks_have_classes(network, kind, reason):

@@ -313,3 +313,9 @@ def test_metadata_of_others(tmp_path, trained, metadata):
         UserError, match=r"holds no classifier; .*beside a network's name or module, as weights=…"
     ):
         Representation(str(tmp_path / "net.safetensors"), "layer1")
+
+
+def test_a_torchscript_module_is_told_from_a_broken_file(trained, tmp_path):
+    torch.jit.script(Net().eval()).save(tmp_path / "net.pt")
+    with pytest.raises(UserError, match=r"is a TorchScript module; save the state_dict\(\)"):
+        load_weights(Net(), tmp_path / "net.pt", "Net")

@@ -163,3 +163,20 @@ def test_diverging_runs_stop_with_a_sentence(tmp_path):
             schedule=Schedule(steps=50, batch_size=4, learning_rate=1e30, warmup=0),
             run=quiet(tmp_path),
         )
+
+
+def test_a_run_does_not_go_on_with_as_many_other_pictures(tmp_path):
+    def run(seed, resume):
+        fit_autoencoder(
+            pictures(8, seed=seed),
+            pictures(2, seed=9),
+            vae=small(),
+            objective=Objective(perceptual=0),
+            schedule=Schedule(2, 4),
+            run=quiet(tmp_path, resume=resume),
+        )
+
+    run(0, resume=False)
+    run(0, resume=True)
+    with pytest.raises(UserError, match="trained on other pictures"):
+        run(1, resume=True)

@@ -70,6 +70,13 @@ def test_a_run_explains_itself_whole(setup, world, options, tmp_path):
     assert (config.data.images, config.data.held_out) == (None, None)
 
 
+def test_held_out_may_be_a_number_of_pictures(setup, world, options, tmp_path):
+    options["run"] = replace(options["run"], output=str(tmp_path / "run"))
+    fit(world.small_network(), "4", setup.vae, world.Colours(), held_out=6, **options)
+    assert len(Identity.load(tmp_path / "run" / KEPT_OUT).names) == 6
+    assert read_config(tmp_path / "run").data.held_out == 6
+
+
 def test_the_pictures_of_a_run_are_kept_and_apart(setup, world, options, tmp_path):
     options["run"] = replace(options["run"], output=str(tmp_path / "run"))
     fit(world.small_network(), "4", setup.vae, world.Colours(), **options)

@@ -9,6 +9,7 @@ import torch
 
 from invariances.flow.config import FlowConfig
 from invariances.flow.layered import LayeredFlow
+from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
 from invariances.training.layered import CHECKPOINT, LayeredRun, columns, rate_at, train_layered
 from invariances.training.metrics_file import MetricsFile
@@ -81,3 +82,16 @@ def test_the_rate_rises_stays_and_falls():
     assert [rate_at(step, 100) for step in (0, 9, 30)] == [pytest.approx(0.1), 1, 1]
     assert rate_at(800, 1000) == pytest.approx(0.5)
     assert rate_at(1000, 1000) == 0
+
+
+def test_a_loss_that_is_no_number_ends_the_run_before_a_step(tmp_path):
+    class Broken(Drawn):
+        def batch(self, step, per_layer):
+            latents, told = super().batch(step, per_layer)
+            return latents * (float("nan") if step == 3 else 1), told
+
+    flow = fresh()
+    with pytest.raises(UserError, match="no longer finite at step 4"):
+        train_layered(flow, Broken(), Drawn(), run_of(tmp_path, 10))
+    assert all(bool(each.isfinite().all()) for each in flow.parameters())
+    assert not (tmp_path / CHECKPOINT).exists()

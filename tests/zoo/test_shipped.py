@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from invariances import zoo
+from invariances.autoencoder.storage import save_autoencoder
+from invariances.autoencoder.vae import VAE
 from invariances.data.shapes import FACTORS, Shapes
 from invariances.evaluation.factors import kept_by_probe, reading_quality
 from invariances.experiments.texture_bias import cue_conflict
@@ -129,3 +131,15 @@ def test_they_are_small() -> None:
     assert len(models) == 6
     assert sum(models) <= 12_000_000
     assert packed <= 60_000_000
+
+
+def test_a_folder_named_like_a_shipped_autoencoder_is_not_taken_for_it(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    own = VAE(32, latent_dim=4, width=4, max_width=4, blocks=0)
+    save_autoencoder(own, tmp_path / "photos64_ae" / "autoencoder.safetensors")
+    monkeypatch.chdir(tmp_path)
+    shipped = zoo.load_autoencoder("photos64_ae")
+    assert shipped.published_name == "photos64_ae"
+    assert type(shipped).__name__ == "SpatialAutoencoder"
+    assert "what lies here is ./photos64_ae" in capsys.readouterr().err
+    assert zoo.load_autoencoder("./photos64_ae").fingerprint() == own.fingerprint()
