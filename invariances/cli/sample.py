@@ -18,7 +18,8 @@ def sample(
 ) -> None:
     """Pictures that the layer cannot tell from yours: what they share it knows, what varies it ignores.
 
-    Writes one grid, a row per picture: the picture, its reconstruction, and the samples. Prints its path.
+    Writes one grid, a row per picture: the picture, its reconstruction, and the samples. The JSON file beside it says
+    how well each row agrees with its picture at the layer (cosine of the representations, 1 is all) and in its class.
 
     Args:
         model: A run's folder, or a name that `invariances models list` shows.
@@ -41,8 +42,8 @@ def sample(
 
     import torch
 
-    from invariances.cli.results import interpreter_of, pictures_of
-    from invariances.report.grids import save_grid
+    from invariances.cli.results import interpreter_of, pictures_of, written
+    from invariances.experiments.layers import told_by
     from invariances.system.seeds import seeded
 
     interpreter = interpreter_of(model, layer, network, device)
@@ -55,4 +56,13 @@ def sample(
     rows = torch.stack([*tiles, *samples.unbind(1)], dim=1)
     place = Path(model) / "samples.png" if Path(model).is_dir() else Path("samples.png")
     names += ["refined" if refine else "sample"] * n
-    print(save_grid(rows, place if output is None else output, column_labels=names))
+    about = {"network": interpreter.representation.network_name, "layer": interpreter.representation.layer}
+    about |= {
+        "samples_per_picture": n,
+        "temperature": temperature,
+        "diverse": diverse,
+        "refine": refine,
+        "seed": seed,
+    }
+    numbers = {**about, "pictures": told_by(interpreter, pictures, samples)}
+    written(str(place if output is None else output), rows, numbers, (None, names))

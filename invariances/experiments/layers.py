@@ -115,6 +115,38 @@ def layer_views(
 
 
 @torch.no_grad()
+def told_by(interpreter: Interpreter, pictures: Tensor, samples: Tensor) -> list[dict[str, float | None]]:
+    """What the network finds in samples (N, n, 3, S, S) of pictures (N, 3, H, W): for each picture means over its n.
+
+    Cosines are of representations, of the picture's with its samples' and with its reconstruction's; `agreement` is
+    the share of samples that the network gives the picture's class. None where there is no encoder, or no classes.
+    """
+    found = []
+    for picture, own in zip(interpreter.resized(pictures), samples.to(interpreter.device)):
+        z, made = interpreter.represent(picture[None]), [own]
+        if interpreter.encodes:
+            made.append(interpreter.reconstruct(picture[None]))
+        seen = torch.cat([interpreter.represent(part) for part in in_chunks(torch.cat(made))])
+        close = cosine(seen, z.expand_as(seen))
+        classes = [predicted(interpreter, each) for each in (picture[None], own)]
+        found.append(
+            {
+                "cosine_of_samples": float(close[: len(own)].mean()),
+                "cosine_of_reconstruction": float(close[-1]) if interpreter.encodes else None,
+                "agreement": _agreement(*classes),
+            }
+        )
+    return found
+
+
+def _agreement(own: Tensor | None, theirs: Tensor | None) -> float | None:
+    """Share of predictions (n, K) with the class of one (1, K); None without classes."""
+    if own is None or theirs is None:
+        return None
+    return float((theirs.argmax(1) == own.argmax(1)).double().mean())
+
+
+@torch.no_grad()
 def _view(
     interpreter: Interpreter, picture: Tensor, drawn: tuple[Tensor, Tensor], others: Others | None
 ) -> LayerView:
@@ -126,10 +158,7 @@ def _view(
     seen = torch.cat([interpreter.represent(part) for part in in_chunks(samples)])
     apart = _apart(image, others)
     far = z[:0] if others is None else others.z[apart]
-    own, theirs = predicted(interpreter, image), predicted(interpreter, samples)
-    agreement = None
-    if own is not None and theirs is not None:
-        agreement = float((theirs.argmax(1) == own.argmax(1)).double().mean())
+    agreement = _agreement(predicted(interpreter, image), predicted(interpreter, samples))
     variance_open = None
     if others is not None and others.latents is not None and int(apart.sum()) > 1:
         same = latents if drawn[0] is drawn[1] else latents_of(interpreter, true, z, fresh=True)

@@ -131,7 +131,13 @@ def test_sample_takes_names(run, pictures, tmp_path):
     words = ["shapes_texture", pictures / "2.png", "--layer", "logits", "--n", "2"]
     for more in ((), ("--diverse",)):
         status, out, err = run("sample", *words, *more, "--output", tmp_path / f"s{len(more)}.png")
-        assert (status, out.strip()) == (0, str(tmp_path / f"s{len(more)}.png")), err
+        written = [str(tmp_path / f"s{len(more)}.{ending}") for ending in ("png", "json")]
+        assert (status, out.split()) == (0, written), err
+        told = json.loads((tmp_path / f"s{len(more)}.json").read_text())
+        assert (told["layer"], told["samples_per_picture"], told["diverse"]) == ("logits", 2, bool(more))
+        (row,) = told["pictures"]
+        assert -1 <= row["cosine_of_samples"] <= row["cosine_of_reconstruction"] <= 1
+        assert row["agreement"] in (0, 0.5, 1)
     assert (tmp_path / "s0.png").read_bytes() != (tmp_path / "s1.png").read_bytes()
 
 

@@ -113,7 +113,7 @@ def test_evaluate_and_sample_on_the_run(run, trained, photos, tmp_path):
         "sample", trained, photos / "0.png", photos / "1.png", "--output", tmp_path / "s.png"
     )
     assert status == 0, err
-    assert out.strip() == str(tmp_path / "s.png")
+    assert out.split() == [str(tmp_path / "s.png"), str(tmp_path / "s.json")]
 
 
 def test_the_folder_is_enough_elsewhere(trained, tmp_path):
