@@ -56,13 +56,8 @@ def sample(
     rows = torch.stack([*tiles, *samples.unbind(1)], dim=1)
     place = Path(model) / "samples.png" if Path(model).is_dir() else Path("samples.png")
     names += ["refined" if refine else "sample"] * n
-    about = {"network": interpreter.representation.network_name, "layer": interpreter.representation.layer}
-    about |= {
-        "samples_per_picture": n,
-        "temperature": temperature,
-        "diverse": diverse,
-        "refine": refine,
-        "seed": seed,
-    }
-    numbers = {**about, "pictures": told_by(interpreter, pictures, samples)}
+    asked = {"n": n, "temperature": temperature, "diverse": diverse, "refine": refine, "seed": seed}
+    cut = interpreter.representation
+    numbers = {"network": cut.network_name, "layer": cut.layer, **asked}
+    numbers["pictures"] = told_by(interpreter, pictures, samples)
     written(str(place if output is None else output), rows, numbers, (None, names))

@@ -134,7 +134,7 @@ def test_sample_takes_names(run, pictures, tmp_path):
         written = [str(tmp_path / f"s{len(more)}.{ending}") for ending in ("png", "json")]
         assert (status, out.split()) == (0, written), err
         told = json.loads((tmp_path / f"s{len(more)}.json").read_text())
-        assert (told["layer"], told["samples_per_picture"], told["diverse"]) == ("logits", 2, bool(more))
+        assert (told["layer"], told["n"], told["diverse"]) == ("logits", 2, bool(more))
         (row,) = told["pictures"]
         assert -1 <= row["cosine_of_samples"] <= row["cosine_of_reconstruction"] <= 1
         assert row["agreement"] in (0, 0.5, 1)
