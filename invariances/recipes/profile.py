@@ -118,12 +118,14 @@ class Subject:
         data: Prepared, of pictures kept out of the flows' training.
         untold: Gives the flow that is told nothing; None leaves information out.
         reason: Why information is left out.
+        kept_out: None where nobody knows whether the pictures were, as of a flow that ships.
     """
 
     interpreters: Mapping[str, Interpreter]
     data: FeatureData
     untold: Callable[[], ConditionalFlow] | None = None
     reason: str = ""
+    kept_out: bool | None = True
 
 
 def profile(
@@ -258,6 +260,7 @@ def measured(subject: Subject, folder: Path, config: ProfileConfig = ProfileConf
         "layers_measured": order,
         "pictures": int(subject.data.held_out_features(order[0]).n),
         "pictures_sampled": len(shown),
+        "kept_out_of_training": subject.kept_out,
         "samples_per_picture": config.n,
         "seed": config.seed,
         "second": config.second,

@@ -150,7 +150,7 @@ def profile_shipped(
     data.prepare([each.representation for each in interpreters.values()], first.autoencoder, training=False)
     if pictures is not None:
         reason = "the pictures that the shipped flows learned from are not at hand, to train one that is told nothing"
-        return measured(Subject(interpreters, data, reason=reason), folder, config)
+        return measured(Subject(interpreters, data, reason=reason, kept_out=None), folder, config)
     fit = FitConfig(
         flow=FlowConfig.minutes(),
         data=kept,

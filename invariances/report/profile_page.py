@@ -293,8 +293,12 @@ def number_table(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) 
 
 def footnote(summary: Mapping[str, Any]) -> str:
     """What was measured, and on what."""
+    known = summary.get("kept_out_of_training", True)
+    kept_out = (
+        "kept out of training" if known else "(nobody here knows which ones the shipped flows learned from)"
+    )
     return paragraph(
-        f"{summary['pictures_sampled']} of {summary['pictures']} pictures kept out of training, "
+        f"{summary['pictures_sampled']} of {summary['pictures']} pictures {kept_out}, "
         f"{summary['samples_per_picture']} samples of each, seed {summary['seed']}. Each number is defined in "
         "docs/numbers.md; all of them with their intervals are in profile.json beside this page."
     )

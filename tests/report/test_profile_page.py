@@ -8,7 +8,7 @@ from invariances.recipes.compare import differences
 from invariances.recipes.profile import summary
 from invariances.report.compare_page import difference_charts
 from invariances.report.marks import ORANGE, dots
-from invariances.report.profile_page import charts, number_table
+from invariances.report.profile_page import charts, footnote, number_table
 
 
 def told(bits):
@@ -59,3 +59,9 @@ def test_a_difference_of_information_below_zero_says_nothing():
 def test_ticks_are_round_with_zero_among_them():
     text = dots(["a"], [-1.3], [None], (-1.85, 16.0))
     assert [f">{each}<" in text for each in (0, 5, 10, 15, 16)] == [True, True, True, True, False]
+
+
+def test_pictures_count_as_kept_out_only_where_that_is_known():
+    about = {"pictures_sampled": 4, "pictures": 50, "samples_per_picture": 2, "seed": 0}
+    assert "50 pictures kept out of training" in footnote({**about, "kept_out_of_training": True})
+    assert "kept out of training" not in footnote({**about, "kept_out_of_training": None})
