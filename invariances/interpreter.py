@@ -23,6 +23,7 @@ from invariances.representation.representation import Representation
 from invariances.system.checks import number, text
 from invariances.system.errors import UserError, nearest
 from invariances.system.files import atomic
+from invariances.system.seeds import seeded
 from invariances.zoo.interpreters import Offer, find_offer, load_flow
 from invariances.zoo.loading import load_autoencoder
 from invariances.zoo.runs import AUTOENCODER, PREFIX, WEIGHTS, is_name, read_run
@@ -371,7 +372,20 @@ def _network(metadata: dict[str, str], network: str | os.PathLike[str] | nn.Modu
 
 
 def autoencoder_of(source: str | os.PathLike[str] | nn.Module) -> nn.Module:
-    """An autoencoder, frozen: from a file, a published or shipped name, or as it is."""
-    if isinstance(source, nn.Module):
-        return source.eval().requires_grad_(False)
-    return load_autoencoder(source).eval().requires_grad_(False)
+    """An autoencoder, frozen: from a file, a published or shipped name, or as it is.
+
+    Raises:
+        UserError: There is none, or it codes two pictures alike, or by what is not finite: its weights are damaged.
+    """
+    name = "the autoencoder" if isinstance(source, nn.Module) else f"the autoencoder {os.fspath(source)!r}"
+    code: Any = source if isinstance(source, nn.Module) else load_autoencoder(source)
+    code = code.eval().requires_grad_(False)
+    if hasattr(code, "encode"):
+        place = next((each.device for each in (*code.parameters(), *code.buffers())), torch.device("cpu"))
+        pictures = 2 * torch.rand(2, 3, code.image_size, code.image_size, generator=seeded("autoencoder")) - 1
+        with torch.no_grad():
+            one, two = code.encode(pictures.to(place)).mean
+        if not bool(torch.isfinite(one).all()) or torch.equal(one, two):
+            said = "codes pictures alike" if torch.equal(one, two) else "gives codes that are not finite"
+            raise UserError(f"{name} {said}; its weights are damaged: train or fetch it again")
+    return code  # type: ignore[no-any-return]

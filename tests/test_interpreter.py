@@ -7,12 +7,13 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from invariances import zoo
+from invariances.autoencoder.storage import save_autoencoder
 from invariances.autoencoder.vae import VAE
 from invariances.data.given import load_images
 from invariances.data.shapes import Shapes
 from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
-from invariances.interpreter import Interpreter
+from invariances.interpreter import Interpreter, autoencoder_of
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.zoo.loading import load_autoencoder
@@ -272,3 +273,16 @@ def test_weights_that_no_training_leaves_are_refused(interpreter, tmp_path):
 def test_an_empty_word_is_not_the_current_folder(door):
     with pytest.raises(UserError, match=r"give a (name|picture)"):
         door("")
+
+
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "not finite"), (0.0, "codes pictures alike")])
+def test_an_autoencoder_that_no_training_leaves_is_refused(tmp_path, value, said):
+    torch.manual_seed(0)
+    code = VAE(32, 8, width=8, max_width=16)
+    with torch.no_grad():
+        for each in code.parameters():
+            each.fill_(value)
+    save_autoencoder(code, tmp_path / "autoencoder.safetensors")
+    for given in (code, tmp_path / "autoencoder.safetensors"):
+        with pytest.raises(UserError, match=said):
+            autoencoder_of(given)
