@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from invariances.data.datasets import batches, collate
+from invariances.data.datasets import batches, collate, in_order
 from invariances.data.given import as_dataset, load_images
 from invariances.data.images import ImageFolder, from_uint8
 from invariances.system.errors import UserError
@@ -173,7 +173,7 @@ class Stream(IterableDataset):
 
 
 def items(dataset):
-    (batch,) = [batch for _, batch in batches(dataset, 0, 100, 0)]
+    (batch,) = [batch for _, batch in batches(dataset, in_order(len(dataset), 100), 0)]
     return batch
 
 
@@ -280,7 +280,7 @@ def test_items_of_several_sizes():
 
 def test_a_first_batch_in_zero_to_one_is_doubted(capsys):
     bright = as_dataset(EXPECTED.expand(8, -1, -1, -1).abs(), 8)
-    list(batches(bright, 0, 8, 0))
+    list(batches(bright, in_order(len(bright), 8), 0))
     assert "lie in [0, 1]" in capsys.readouterr().err
-    list(batches(as_dataset(EXPECTED.expand(8, -1, -1, -1), 8), 0, 8, 0))
+    list(batches(as_dataset(EXPECTED.expand(8, -1, -1, -1), 8), in_order(8, 8), 0))
     assert capsys.readouterr().err == ""

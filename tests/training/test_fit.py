@@ -89,7 +89,7 @@ def test_other_pictures_are_not_gone_on_with(setup, world, options, tmp_path):
     options["run"] = replace(options["run"], output=str(tmp_path / "run"))
     fit(world.small_network(), "4", setup.vae, world.Colours(), **options)
     options["run"] = replace(options["run"], resume=True)
-    with pytest.raises(UserError, match="another pictures"):
+    with pytest.raises(UserError, match="other pictures"):
         fit(world.small_network(), "4", setup.vae, world.Colours(60, seed=2), **options)
 
 

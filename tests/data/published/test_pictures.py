@@ -11,7 +11,7 @@ from PIL import Image
 
 import invariances.data
 from invariances.data import by_name
-from invariances.data.datasets import batches
+from invariances.data.datasets import batches, in_order
 from invariances.data.identity import identify, overlap, without
 from invariances.data.images import ImageFolder
 from invariances.data.published.catalogue import SETS, is_name, named, state
@@ -116,7 +116,7 @@ def test_items_at_once_and_in_workers_are_the_items(data):
         alone = data[index]
         assert torch.equal(item.pop("image"), alone.pop("image"))
         assert item == alone
-    (batch,) = [each for _, each in batches(data, 0, 32, 2)]
+    (batch,) = [each for _, each in batches(data, in_order(len(data), 32), 2)]
     assert batch["label"].tolist() == data.labels.tolist()
     assert batch["path"] == list(data.paths)
 
