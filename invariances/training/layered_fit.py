@@ -21,14 +21,13 @@ from invariances.interpreter import Interpreter
 from invariances.report.grids import grid
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import atomic
 from invariances.system.seeds import seeded
 from invariances.training.config import FitConfig, LearningConfig
 from invariances.training.data import FeatureData
 from invariances.training.layered import CHECKPOINT, Batch, LayeredRun, columns, normalise, train_layered
 from invariances.training.metrics_file import MetricsFile
 from invariances.training.new_flow import device_of, latent_shape
-from invariances.training.pictures import PICTURES, SAMPLES, log_picture
+from invariances.training.pictures import PICTURES, SAMPLES, keep_picture
 from invariances.training.run_folder import METRICS, begin
 from invariances.training.run_folder import SAMPLES as GRIDS
 from invariances.training.trainer import finish, loggers_of, quiet
@@ -207,7 +206,4 @@ def _draw(
     """A grid of pictures, reconstructions and samples for each layer."""
     for layer in interpreter.layers:
         rows, names = sample_rows(interpreter.at(layer), images, SAMPLES, seeded("samples", layer))
-        picture = grid(rows, column_labels=names)
-        with atomic(folder / f"{layer}_{step:07d}.png") as draft:
-            picture.save(draft, "PNG")
-        log_picture(loggers, f"samples/{layer}", picture, step)
+        keep_picture(grid(rows, column_labels=names), folder, layer, step, loggers)

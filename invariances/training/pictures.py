@@ -70,9 +70,7 @@ class SampleGrids(Callback):
         for name, (images, latents) in self.shown.items():
             rows = drawn(self.interpreter(flow), images, latents, self.seed)
             picture = grid(rows, column_labels=NAMES)
-            with atomic(self.folder / f"{name}_{stage.step:07d}.png") as draft:
-                picture.save(draft, "PNG")
-            log_picture(trainer.loggers, f"samples/{name}", picture, stage.step)
+            keep_picture(picture, self.folder, name, stage.step, trainer.loggers)
         stage.train()
 
 
@@ -86,6 +84,13 @@ def drawn(interpreter: Interpreter, images: Tensor, latents: Tensor, seed: int) 
     samples = flow.sample(z, SAMPLES, generator=seeded("samples", seed))
     columns = [interpreter.resized(images), *map(interpreter.decode, made)]
     return torch.stack([*columns, *interpreter.decode(samples).unbind(1)], dim=1).cpu()
+
+
+def keep_picture(picture: Image.Image, folder: Path, name: str, step: int, loggers: Sequence[Logger]) -> None:
+    """Writes `NAME_STEP.png`, and sends the picture to the loggers as `samples/NAME`."""
+    with atomic(folder / f"{name}_{step:07d}.png") as draft:
+        picture.save(draft, "PNG")
+    log_picture(loggers, f"samples/{name}", picture, step)
 
 
 def log_picture(loggers: Sequence[Logger], name: str, picture: Image.Image, step: int) -> None:
