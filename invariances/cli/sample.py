@@ -51,13 +51,14 @@ def sample(
     generator = seeded("samples", seed)
     samples = interpreter.sample(pictures, n, temperature, generator, diverse=diverse, refine=refine).cpu()
     tiles, names = [pictures], ["picture"]
-    if interpreter.encodes:
-        tiles, names = [*tiles, interpreter.reconstruct(pictures).cpu()], [*names, "autoencoder"]
+    rebuilt = interpreter.reconstruct(pictures).cpu() if interpreter.encodes else None
+    if rebuilt is not None:
+        tiles, names = [*tiles, rebuilt], [*names, "autoencoder"]
     rows = torch.stack([*tiles, *samples.unbind(1)], dim=1)
     place = Path(model) / "samples.png" if Path(model).is_dir() else Path("samples.png")
     names += ["refined" if refine else "sample"] * n
     asked = {"n": n, "temperature": temperature, "diverse": diverse, "refine": refine, "seed": seed}
     cut = interpreter.representation
     numbers = {"network": cut.network_name, "layer": cut.layer, **asked}
-    numbers["pictures"] = told_by(interpreter, pictures, samples)
+    numbers["pictures"] = told_by(interpreter, pictures, samples, rebuilt)
     written(str(place if output is None else output), rows, numbers, (None, names))

@@ -115,24 +115,28 @@ def layer_views(
 
 
 @torch.no_grad()
-def told_by(interpreter: Interpreter, pictures: Tensor, samples: Tensor) -> list[dict[str, float | None]]:
+def told_by(
+    interpreter: Interpreter, pictures: Tensor, samples: Tensor, reconstructions: Tensor | None
+) -> list[dict[str, float | None]]:
     """What the network finds in samples (N, n, 3, S, S) of pictures (N, 3, H, W): for each picture means over its n.
 
     Cosines are of representations, of the picture's with its samples' and with its reconstruction's; `agreement` is
     the share of samples that the network gives the picture's class. None where there is no encoder, or no classes.
     """
     found = []
-    for picture, own in zip(interpreter.resized(pictures), samples.to(interpreter.device)):
+    for number, (picture, own) in enumerate(
+        zip(interpreter.resized(pictures), samples.to(interpreter.device))
+    ):
         z, made = interpreter.represent(picture[None]), [own]
-        if interpreter.encodes:
-            made.append(interpreter.reconstruct(picture[None]))
+        if reconstructions is not None:
+            made.append(reconstructions[number][None].to(own))
         seen = torch.cat([interpreter.represent(part) for part in in_chunks(torch.cat(made))])
         close = cosine(seen, z.expand_as(seen))
         classes = [predicted(interpreter, each) for each in (picture[None], own)]
         found.append(
             {
                 "cosine_of_samples": float(close[: len(own)].mean()),
-                "cosine_of_reconstruction": float(close[-1]) if interpreter.encodes else None,
+                "cosine_of_reconstruction": None if reconstructions is None else float(close[-1]),
                 "agreement": _agreement(*classes),
             }
         )
