@@ -162,8 +162,14 @@ class Representation(nn.Module):
 
     @property
     def class_names(self) -> list[str] | None:
-        """The names of the network's classes, in the order of its logits; None where they are not known."""
-        return self._cuts.source.class_names
+        """The names of the network's classes, in the order of its logits; None where they are not known.
+
+        Nor are they where a file or module says more names or fewer than there are logits: which is which, is a guess.
+        """
+        said = self._cuts.source.class_names
+        if said is None or isinstance(given := self._cuts.calls[END], str):
+            return said
+        return said if len(said) == self._cuts.arrange(END, {END: given}, "patch").shape[1] else None
 
     @cached_property
     def shape(self) -> tuple[int, ...]:

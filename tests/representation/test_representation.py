@@ -513,6 +513,8 @@ def test_a_module_says_how_it_wants_its_images():
     network = Plain()
     network.preprocessing = {"size": 24, "mean": 0.5, "std": 0.5, "antialias": False, "crop": "ignored"}
     network.layer_aliases = {"conv5": "conv2", "fc8": "logits", "first": "relu#1", "softmax": "softmax"}
+    network.class_names = list("abcdef")
+    assert Representation(network, "conv5").class_names is None  # there are five logits
     network.class_names = list("abcde")
     representation = Representation(network, "conv5")
     assert representation.preprocessing == Preprocessing(24, (0.5,), (0.5,), antialias=False)
