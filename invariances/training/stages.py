@@ -16,6 +16,7 @@ from invariances.flow.embedders.regression import RegressionEmbedder
 from invariances.flow.flow import ConditionalFlow
 from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
+from invariances.training.adam import AdamInBackward
 from invariances.training.config import LearningConfig
 from invariances.training.muon import MuonAdam
 from invariances.training.schedule import rate_factor
@@ -296,9 +297,12 @@ class FlowStage(Stage):
             "lr": self.learning.rate(self.trainer.world_size),
             "betas": (0.5, 0.9),
             "weight_decay": self.learning.weight_decay,
-            "fused": self.device.type in ("cpu", "cuda"),
         }
-        if self.learning.optimizer == "adam":
+        adam = self.learning.optimizer == "adam"
+        if adam and self.device.type == "cpu" and self.trainer.world_size == 1:
+            return AdamInBackward(learning, **settings)
+        settings["fused"] = self.device.type in ("cpu", "cuda")
+        if adam:
             return torch.optim.AdamW(learning, **settings)
         return MuonAdam(learning, [each for each in learning if each.dim() > 1], **settings)
 
