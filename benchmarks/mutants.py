@@ -1,4 +1,4 @@
-"""What do the tests notice? Thirty small faults, one after the other, each shown to the tests of its room.
+"""What do the tests notice? Small faults, one after the other, each shown to the tests of its room.
 
     python benchmarks/mutants.py                     # all
     python benchmarks/mutants.py evaluation flow     # those of files whose path holds one of these words
