@@ -18,7 +18,7 @@ CHARTS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
     "information": (
         "Information, bits",
         "How many bits the layer holds about the picture's code, as far as two flows have learned: no bound; too low "
-        "after short training. It can only fall from layer to layer; a rise means that a flow has not learned enough.",
+        "after short training.",
         None,
     ),
     "variance_remaining": (
@@ -56,6 +56,7 @@ CHARTS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
 }
 """Numbers that are drawn: title, sentence, limits of the axis."""
 
+FALLS = " It can only fall from layer to layer; a rise means that a flow has not learned enough."
 VARIANCE, BESIDE = "variance_in_", ("_interval", "_reason", "_warning")
 GROUPS = ("factors", "probe")
 
@@ -163,6 +164,8 @@ def charts(
             absent += [f"{title}: {each}." for each in reasons if each]
             continue
         marked = [*grown, *below] if name == "information" else []
+        if name == "information" and len(order) > 1:
+            sentence += FALLS
         if marked and grown:
             sentence += f" Here it seems to rise at {', '.join(grown)}: train longer."
         if marked and below:

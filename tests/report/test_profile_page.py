@@ -41,6 +41,7 @@ def test_information_that_grows_is_marked_where_it_does():
     found = told({"pool": 1.0, "logits": 2.0})
     text = charts(found["layers"], ["pool", "logits"], found["violations"])
     assert "rise at logits" in text
+    assert "can only fall from layer to layer" in text
     assert text.count(f'fill="{ORANGE}"') == 1
 
 
@@ -53,6 +54,9 @@ def test_a_difference_of_information_below_zero_is_never_sure():
 def test_a_difference_of_information_below_zero_says_nothing():
     one = {"one": 3.0, "other": -1.0, "difference": -4.0, "difference_interval": [-4.1, -3.9], "sure": True}
     fine = {**one, "other": 2.0}
+    assert "can only fall" not in difference_charts({"logits": {"information": one}}, "b"), (
+        "differences may rise"
+    )
     assert "below 0 in one" in difference_charts({"logits": {"information": one}}, "b")
     assert "below 0 in one" not in difference_charts({"logits": {"information": fine}}, "b")
 
