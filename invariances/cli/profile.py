@@ -118,5 +118,8 @@ def compare_profiles(one: str, other: str, output: str = "comparison") -> None:
         for name, each in numbers.items()
         if each["sure"]
     ]
-    print(text_table(["layer", "sure difference", "one", "other", "difference"], rows))
+    if rows:
+        print(text_table(["layer", "sure difference", "one", "other", "difference"], rows))
+    else:
+        print("no difference is sure")
     print(f"page: {Path(output) / 'index.html'}", file=sys.stderr)

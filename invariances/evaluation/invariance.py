@@ -15,7 +15,8 @@ from invariances.features.stream import Features
 from invariances.flow.flow import ConditionalFlow
 from invariances.system.seeds import seeded
 
-_CHUNK = 64
+_CHUNK, _AT_ONCE = 64, 1024
+"""Pictures, and samples, that are drawn at once."""
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def variances(flow: ConditionalFlow, features: Features, n: int = 16, seed: int 
     flow.eval()
     columns: list[Tensor] = []
     latents: list[Tensor] = []
-    for indices, mean, logvar, z in features.chunks(_CHUNK):
+    for indices, mean, logvar, z in features.chunks(min(_CHUNK, max(1, _AT_ONCE // n))):
         latent = drawn_latents(DiagonalGaussian(mean, logvar), indices, seed)
         noise = [
             torch.randn(n, *flow.latent_shape, generator=seeded("variance", seed, int(k))) for k in indices

@@ -120,9 +120,8 @@ def profile_layer(
     count, n, seed = len(pictures), sampling.n, sampling.seed
     flow = interpreter.flow
     tables: dict[str, Table] = {}
-    told = log_probs(flow, features, seed)
     if unconditional is not None:
-        tables["information"] = information(told, unconditional)
+        tables["information"] = information(log_probs(flow, features, seed), unconditional)
     variance = variances(flow, features, max(n, 2), seed)
     tables["variance_remaining"] = Table(variance[:, [0, 2]], "ratio")
     tables["variance_unpredicted"] = Table(variance[:, [1, 2]], "ratio")

@@ -56,6 +56,19 @@ STATISTICS: dict[str, Statistic] = {
 }
 """How numbers follow from means (R, k): the first; first / second; 1 − first / (2 second); a share over chance, of
 samples, ceiling and chance; samples, reconstructions and others on the scale where others are 0, reconstructions 1."""
+_UNSUITED = (
+    "random other pictures are no worse than the reconstructions, so there is no scale; an autoencoder that knows such "
+    "pictures would tell"
+)
+LOST = {
+    "mean": "there are no pictures",
+    "ratio": "these pictures do not vary",
+    "explained": "it does not vary in these pictures",
+    "over_chance": "it does not vary in these pictures, or what reads it is no better than chance",
+    "scaled_higher": _UNSUITED,
+    "scaled_lower": _UNSUITED,
+}
+"""Why the number cannot be had where the statistic is not defined."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +89,7 @@ class Table:
             return missing(name, "some pictures have no value, such as copies of one picture")
         found = number(name, self.values, STATISTICS[self.statistic], seed)
         if math.isnan(found[name]):
-            return missing(name, "random other pictures are no worse than the best, so there is no scale")
+            return missing(name, LOST[self.statistic])
         return found
 
 

@@ -114,17 +114,18 @@ def paired(one: list[str], other: list[str]) -> list[tuple[str, str]]:
 
 
 def differences(one: Mapping[str, Table], other: Mapping[str, Table], seed: int) -> dict[str, Any]:
-    """By number: both values, their difference, its interval, and whether it is sure; information below 0 never is."""
+    """By number: both values, their difference, intervals, and whether it is sure; information below 0 never is."""
     found: dict[str, Any] = {}
     for name in one:
         if name not in other or name.startswith(("at ", "readable ")):
             continue
         apart = difference(one[name], other[name], seed)
         low, high = apart.get("difference_interval", (0.0, 0.0))
-        values = {key: each[name].told(key, seed)[key] for key, each in (("one", one), ("other", other))}
-        rounding = ROUNDING * max(1.0, *(abs(each or 0.0) for each in values.values()))
-        says = name != "information" or min(each or 0.0 for each in values.values()) >= 0
-        found[name] = {**values, **apart, "sure": says and (low > rounding or high < -rounding)}
+        told = one[name].told("one", seed) | other[name].told("other", seed)
+        values = [told["one"] or 0.0, told["other"] or 0.0]
+        rounding = ROUNDING * max(1.0, *map(abs, values))
+        says = name != "information" or min(values) >= 0
+        found[name] = {**told, **apart, "sure": says and (low > rounding or high < -rounding)}
     return found
 
 

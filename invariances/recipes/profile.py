@@ -26,7 +26,7 @@ from invariances.evaluation.numbers import finite, write_numbers
 from invariances.evaluation.profiling import LayerProfile, profile_layer
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter, autoencoder_of
-from invariances.recipes.profile_attributes import known_of, readers_of
+from invariances.recipes.profile_attributes import Known, known_of, readers_of
 from invariances.recipes.profile_beside import NO_LPIPS, beside_of
 from invariances.recipes.profile_store import (
     begin,
@@ -116,6 +116,7 @@ class Subject:
     Args:
         interpreters: By layer, from input to output, of one network and one autoencoder.
         data: Prepared, of pictures kept out of the flows' training.
+        known: As of `known_of`.
         untold: Gives the flow that is told nothing; None leaves information out.
         reason: Why information is left out.
         kept_out: None where nobody knows whether the pictures were, as of a flow that ships.
@@ -123,6 +124,7 @@ class Subject:
 
     interpreters: Mapping[str, Interpreter]
     data: FeatureData
+    known: Known
     untold: Callable[[], ConditionalFlow] | None = None
     reason: str = ""
     kept_out: bool | None = True
@@ -162,22 +164,22 @@ def profile(
     code = autoencoder_of(autoencoder)
     kept = DataConfig() if held_out is None else DataConfig(held_out=None)
     data = FeatureData(images, held_out, kept, progress=config.progress)
-    begun(first, code, data, config, folder)
+    known = begun(first, code, data, config, folder)
     interpreters = fitted_layers(first, layers, autoencoder, images, held_out, folder, config)
     code = interpreters[layers[0]].autoencoder
     data.prepare([each.representation for each in interpreters.values()], code)
     fit = replace(config.fit(folder, False), data=kept)
     untold = untold_flow(interpreters[layers[0]], data, fit, folder)
-    return measured(Subject(interpreters, data, untold), folder, config)
+    return measured(Subject(interpreters, data, known, untold), folder, config)
 
 
 def begun(
     network: Representation, code: nn.Module, data: FeatureData, config: ProfileConfig, folder: Path
-) -> None:
-    """Reads which pictures there are, and refuses to go on with a profile of something else.
+) -> Known:
+    """Reads which pictures there are and what is known of them, and refuses to go on with a profile of something else.
 
     Raises:
-        UserError: The folder holds one.
+        UserError: The folder holds one, or what is known of the pictures cannot be read.
     """
     if data.held_out_set is None:
         data.read(int(code.image_size))  # type: ignore[arg-type]
@@ -190,6 +192,7 @@ def begun(
         "pictures": digest_of(pictures),
     }
     begin(folder, about)
+    return known_of(data)
 
 
 def untold_flow(
@@ -293,8 +296,7 @@ def _found(
     order = list(subject.interpreters)
     features = subject.data.held_out_features
     beside = beside_of(shown, config.second, config.lpips, accelerator(config.device))
-    about_pictures = known_of(subject.data)
-    told_of = [digest_of_attributes(each) for each in about_pictures]
+    told_of = [digest_of_attributes(each) for each in subject.known]
     keys, known = {}, {}
     for layer, each in subject.interpreters.items():
         keys[layer] = json.dumps(
@@ -303,7 +305,7 @@ def _found(
         known[layer] = known_layer(folder, layer, keys[layer])
     told, readers = None, None
     if None in known.values():
-        parts = subject.interpreters, subject.data, about_pictures, config.seed
+        parts = subject.interpreters, subject.data, subject.known, config.seed
         readers = readers_of(*parts, of_code=beside.reader is None)
         if subject.untold is not None:
             told = log_probs(subject.untold(), features(order[0]), config.seed)

@@ -23,6 +23,10 @@ LEAST = 0.05
 """A reader that surely reads more than this of an attribute can tell what samples keep of it."""
 
 
+Known = tuple[Mapping[str, Attribute], Mapping[str, Attribute]]
+"""Attributes by name: of the training pictures, and of those kept out."""
+
+
 @dataclass(frozen=True, eq=False)
 class Readers:
     """What can be read of pictures whose attributes are known.
@@ -73,7 +77,7 @@ def can_be_read(table: Table, seed: int) -> bool:
     return bool(low > LEAST)
 
 
-def known_of(data: FeatureData) -> tuple[dict[str, Attribute], dict[str, Attribute]]:
+def known_of(data: FeatureData) -> Known:
     """What is known of the training pictures, and of those kept out."""
     training, kept_out = attributes_of([ConcatDataset(data.train_sets), data.held_out_set])
     return training, kept_out
@@ -82,7 +86,7 @@ def known_of(data: FeatureData) -> tuple[dict[str, Attribute], dict[str, Attribu
 def readers_of(
     interpreters: Mapping[str, Interpreter],
     data: FeatureData,
-    known: tuple[Mapping[str, Attribute], Mapping[str, Attribute]],
+    known: Known,
     seed: int,
     of_code: bool = True,
 ) -> Readers | None:

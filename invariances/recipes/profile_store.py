@@ -43,7 +43,7 @@ def begin(folder: Path, about: Mapping[str, str]) -> None:
     other = [name for name in about if found.get(name) != about[name]]
     if other:
         raise UserError(
-            f"folder {str(folder)!r} holds a profile with another {', another '.join(other)}; choose another --output"
+            f"folder {str(folder)!r} holds a profile that differs in {', '.join(other)}; choose another --output"
         )
 
 

@@ -146,18 +146,18 @@ def profile_shipped(
     )
     settings = DataConfig() if sets[1] is None else kept
     data = FeatureData(sets[0], sets[1], settings, progress=config.progress)
-    begun(first.representation, first.autoencoder, data, config, folder)
+    known = begun(first.representation, first.autoencoder, data, config, folder)
     data.prepare([each.representation for each in interpreters.values()], first.autoencoder, training=False)
     if pictures is not None:
         reason = "the pictures that the shipped flows learned from are not at hand, to train one that is told nothing"
-        return measured(Subject(interpreters, data, reason=reason, kept_out=None), folder, config)
+        return measured(Subject(interpreters, data, known, reason=reason, kept_out=None), folder, config)
     fit = FitConfig(
         flow=FlowConfig.minutes(),
         data=kept,
         learning=replace(LearningConfig.minutes(), steps=STEPS),
         run=RunConfig(None, device=config.device, samples_every=0, progress=config.progress),
     )
-    return measured(Subject(interpreters, data, untold_flow(first, data, fit, folder)), folder, config)
+    return measured(Subject(interpreters, data, known, untold_flow(first, data, fit, folder)), folder, config)
 
 
 def runs_in(folder: str | Path) -> list[Path]:
@@ -205,13 +205,13 @@ def profile_runs(
         if kept is None:
             raise UserError(f"of the pictures none is left that no run in {str(folder)!r} was trained on")
         data.held_out_set = kept
-    begun(first.representation, first.autoencoder, data, config, target)
+    known = begun(first.representation, first.autoencoder, data, config, target)
     data.prepare([each.representation for each in found.values()], first.autoencoder, training=False)
     if images is not None:
         reason = "the pictures that were given are not those of the run, on which a flow told nothing could be trained"
-        return measured(Subject(found, data, reason=reason), target, config)
+        return measured(Subject(found, data, known, reason=reason), target, config)
     fit = replace(settings, run=replace(settings.run, progress=config.progress, wandb=None))
-    return measured(Subject(found, data, untold_flow(first, data, fit, target)), target, config)
+    return measured(Subject(found, data, known, untold_flow(first, data, fit, target)), target, config)
 
 
 def _loaded(

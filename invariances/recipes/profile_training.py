@@ -21,7 +21,7 @@ from invariances.recipes.worlds import layers_worth_seeing
 from invariances.report.training_page import write_training_page
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable
+from invariances.system.files import atomic, check_writable
 from invariances.training.data import Images
 from invariances.zoo.registry import registry
 
@@ -103,7 +103,8 @@ def profile_training(
 ) -> dict[str, Any]:
     """Profiles each checkpoint below `output`, and writes `training.json` and a page of curves.
 
-    A stopped one goes on. The flow that is told nothing is trained once, as it knows no network.
+    A stopped one goes on. The flow that is told nothing is trained once, as it knows no network. All checkpoints are
+    read before anything is trained.
 
     Args:
         network: Name of the network that the checkpoints are weights of.
@@ -114,9 +115,14 @@ def profile_training(
         output: Folder to write to.
         held_out: As of `profile`.
         config: As of `profile`.
+
+    Raises:
+        UserError: As `profile`; a checkpoint is damaged, or of another network.
     """
     folder = Path(output)
     check_writable(folder)
+    for path in checkpoints:
+        Representation(*_source(network, path, layers[0]))
     found: dict[str, Any] = {}
     for number, path in enumerate(checkpoints):
         print(f"checkpoint {number + 1} of {len(checkpoints)}: {path}", file=sys.stderr)
@@ -125,7 +131,8 @@ def profile_training(
         known = folder / checkpoints[0].stem / UNTOLD
         if known.is_file() and not (place / UNTOLD).is_file():
             place.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(known, place / UNTOLD)
+            with atomic(place / UNTOLD) as draft:
+                shutil.copyfile(known, draft)
         found[path.stem] = profile(cut, layers, autoencoder, images, place, held_out=held_out, config=config)
     result = {
         "checkpoints": list(found),

@@ -15,6 +15,17 @@ from invariances.report.marks import data_image, dots, shown, strip
 from invariances.report.profile_page import CHARTS, SCRIPT, STYLE, VARIANCE, chart_of
 
 BOTH = ("one", "other")
+FACTOR = {
+    "factor": (
+        "kept",
+        "Share that samples keep: 1, as well as can be read at all; 0, as in random pictures.",
+    ),
+    "probe": (
+        "as a probe reads it",
+        "What a small network that was trained for it reads off the layer: 1, all; 0, nothing.",
+    ),
+}
+"""What a chart says of a factor: the end of its title, and its sentence."""
 
 
 @dataclass
@@ -45,7 +56,7 @@ def write_compare_page(story: CompareStory, path: Path) -> Path:
         "leaves out 0 the difference is sure (orange).</p>"
     )
     sections = {
-        "Differences": [difference_charts(summary["layers"])],
+        "Differences": [difference_charts(summary["layers"], names[1])],
         "Pictures, the most different first": gallery(story, names),
         "All numbers": [number_table(summary["layers"], names)],
     }
@@ -63,8 +74,8 @@ def distinct(one: str, other: str) -> list[str]:
     return [one, other]
 
 
-def difference_charts(layers: Mapping[str, Mapping[str, Any]]) -> str:
-    """One small chart per number that both have."""
+def difference_charts(layers: Mapping[str, Mapping[str, Any]], other: str) -> str:
+    """One small chart per number that both have; `other` has more where the difference is above 0."""
     order = list(layers)
     names = list(dict.fromkeys(name for each in layers.values() for name in each))
     known = [name for name in CHARTS if name in names]
@@ -82,10 +93,8 @@ def difference_charts(layers: Mapping[str, Mapping[str, Any]]) -> str:
             marked=marked,
         )
         kind, _, rest = name.partition(" ")
-        words = {"factor": "{} kept", "probe": "{} as a probe reads it"}.get(kind)
-        title, sentence, _ = (
-            chart_of(name) if words is None else (words.format(rest.replace("_", " ")), "", None)
-        )
+        title, sentence = _of_factor(kind, rest) if kind in FACTOR else chart_of(name)[:2]
+        sentence += f" Above 0: more of it in {other}."
         below = [layer for layer, each in zip(order, found) if min(each.get(k) or 0 for k in BOTH) < 0]
         if name == "information" and below:
             sentence += (
@@ -94,6 +103,12 @@ def difference_charts(layers: Mapping[str, Mapping[str, Any]]) -> str:
         caption = f"<figcaption>{html.escape(sentence)}</figcaption>"
         parts.append(f"<figure><b>{html.escape(title)}</b>{chart}{caption}</figure>")
     return f'<div class="charts">{"".join(parts)}</div>'
+
+
+def _of_factor(kind: str, factor: str) -> tuple[str, str]:
+    """Title and sentence of what is kept of a factor."""
+    words, sentence = FACTOR[kind]
+    return f"{factor.replace('_', ' ')} {words}", sentence
 
 
 def around_zero(found: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
@@ -131,9 +146,14 @@ def number_table(layers: Mapping[str, Mapping[str, Any]], names: Sequence[str]) 
             cells = [f"<td>{html.escape(layer)}</td><td>{html.escape(name.replace('_', ' '))}</td>"]
             for key in (*BOTH, "difference"):
                 data = "" if each[key] is None else f"{each[key]:.6g}"
-                cells.append(f'<td class="number" data-value="{data}">{shown(each[key], digits=3)}</td>')
+                hint = each.get(f"{key}_reason") or shown(each[key], each.get(f"{key}_interval"), 4)
+                cells.append(
+                    f'<td class="number" data-value="{data}" title="{html.escape(hint)}">'
+                    f"{shown(each[key], digits=3)}</td>"
+                )
             interval = each.get("difference_interval")
             text = "–" if interval is None else f"[{interval[0]:.3f}, {interval[1]:.3f}]"
-            cells.append(f"<td>{text}</td><td>{'yes' if each['sure'] else 'no'}</td>")
+            width = "" if interval is None else f"{interval[1] - interval[0]:.6g}"
+            cells.append(f'<td data-value="{width}">{text}</td><td>{"yes" if each["sure"] else "no"}</td>')
             body.append(f"<tr>{''.join(cells)}</tr>")
     return f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>'

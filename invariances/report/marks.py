@@ -42,11 +42,11 @@ def dots(
         names: Along the axis.
         values: None leaves a gap.
         intervals: [low, high] of each.
-        limits: Of the vertical axis; by default those of the data.
+        limits: Of the vertical axis, widened where values lie beyond; by default those of the data.
         marked: Names whose dots are orange.
         rings: Further values, one per name, drawn hollow: what a probe says.
     """
-    axes = _Axes(names, limits or _limits(values, intervals))
+    axes = _Axes(names, _limits(values, intervals, limits))
     points, drawn = [], []
     for k, (name, value, interval) in enumerate(zip(names, values, intervals, strict=True)):
         if value is None:
@@ -72,11 +72,11 @@ def curves(
         names: Along the axis.
         values: By line; None leaves a gap.
         intervals: [low, high] of each.
-        limits: Of the vertical axis; by default those of the data.
+        limits: Of the vertical axis, widened where values lie beyond; by default those of the data.
     """
     every = [each for line in values.values() for each in line]
     ends = [each for line in intervals.values() for each in line]
-    axes = _Axes(names, limits or _limits(every, ends))
+    axes = _Axes(names, _limits(every, ends, limits))
     drawn, words = [], []
     for number, (key, line) in enumerate(values.items()):
         colour = PALETTE[number % len(PALETTE)]
@@ -101,7 +101,7 @@ class _Axes:
         return _LEFT + self.step * (k + 0.5)
 
     def y(self, value: float) -> float:
-        """Of a value; those beyond the limits lie on them."""
+        """Of a value; the ends of intervals that lie beyond the limits lie on them."""
         share = (min(max(value, self.low), self.high) - self.low) / ((self.high - self.low) or 1.0)
         return _TOP + (_HEIGHT - _BOTTOM - _TOP) * (1 - share)
 
@@ -158,9 +158,13 @@ def _ring(x: float, y: float, hint: str) -> str:
 
 
 def _limits(
-    values: Sequence[float | None], intervals: Sequence[Sequence[float] | None]
+    values: Sequence[float | None],
+    intervals: Sequence[Sequence[float] | None],
+    limits: tuple[float, float] | None,
 ) -> tuple[float, float]:
     known = [each for each in values if each is not None]
+    if limits is not None:
+        return min([*limits, *known]), max([*limits, *known])
     known += [end for each in intervals if each is not None for end in each]
     if not known:
         return 0.0, 1.0

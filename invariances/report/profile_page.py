@@ -18,7 +18,7 @@ CHARTS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
     "information": (
         "Information, bits",
         "How many bits the layer holds about the picture's code, as far as two flows have learned: no bound; too low "
-        "after short training. It can only fall from layer to layer; a rise means that a flow has not learned enough.",
+        "after short training.",
         None,
     ),
     "variance_remaining": (
@@ -56,6 +56,7 @@ CHARTS: dict[str, tuple[str, str, tuple[float, float] | None]] = {
 }
 """Numbers that are drawn: title, sentence, limits of the axis."""
 
+FALLS = " It can only fall from layer to layer; a rise means that a flow has not learned enough."
 VARIANCE, BESIDE = "variance_in_", ("_interval", "_reason", "_warning")
 GROUPS = ("factors", "probe")
 
@@ -151,16 +152,20 @@ def write_profile_page(story: ProfileStory, path: Path) -> Path:
 def charts(
     layers: Mapping[str, Mapping[str, Any]], order: Sequence[str], violations: Sequence[Mapping[str, Any]]
 ) -> str:
-    """One small chart per number, with a sentence under each."""
+    """One small chart per number, with a sentence under each, and why those are missing that cannot be had."""
     grown = [str(each["layer"]) for each in violations]
     below = [layer for layer in order if "information_warning" in layers[layer]]
-    parts = []
+    parts, absent = [], []
     seen = [name for layer in order for name in layers[layer] if name.startswith(VARIANCE)]
     for name in dict.fromkeys([*CHARTS, *(each for each in seen if not each.endswith(BESIDE))]):
         title, sentence, limits = chart_of(name)
         if not any(layers[layer].get(name) is not None for layer in order):
+            reasons = dict.fromkeys(layers[layer].get(f"{name}_reason") for layer in order)
+            absent += [f"{title}: {each}." for each in reasons if each]
             continue
         marked = [*grown, *below] if name == "information" else []
+        if name == "information" and len(order) > 1:
+            sentence += FALLS
         if marked and grown:
             sentence += f" Here it seems to rise at {', '.join(grown)}: train longer."
         if marked and below:
@@ -168,7 +173,7 @@ def charts(
                 f" Here it lies below 0 at {', '.join(below)}: of that layer it says nothing, train longer."
             )
         parts.append(_chart(layers, order, name, title, sentence, limits, marked))
-    return f'<div class="charts">{"".join(parts)}</div>'
+    return f'<div class="charts">{"".join(parts)}</div>{"".join(map(paragraph, absent))}'
 
 
 def chart_of(name: str) -> tuple[str, str, tuple[float, float] | None]:
@@ -264,7 +269,7 @@ def gallery(story: ProfileStory, order: Sequence[str]) -> list[str]:
 
 
 def number_table(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) -> str:
-    """All numbers; a click on a heading sorts."""
+    """All numbers; a click on a heading sorts, on the first one from input to output."""
     names = [
         name
         for name in dict.fromkeys(key for layer in order for key in layers[layer])
@@ -274,8 +279,8 @@ def number_table(layers: Mapping[str, Mapping[str, Any]], order: Sequence[str]) 
         f'<th class="sort">{html.escape(each.replace("_", " "))}</th>' for each in ["layer", *names]
     )
     body = []
-    for layer in order:
-        cells = [f"<td>{html.escape(layer)}</td>"]
+    for place, layer in enumerate(order):
+        cells = [f'<td data-value="{place}">{html.escape(layer)}</td>']
         for name in names:
             value, interval = layers[layer].get(name), layers[layer].get(f"{name}_interval")
             hint = layers[layer].get(f"{name}_reason") or shown(value, interval, 4)

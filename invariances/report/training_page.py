@@ -21,8 +21,9 @@ def write_training_page(result: Mapping[str, Any], path: Path) -> Path:
     order = result["checkpoints"]
     opening = (
         f"<p>The same measures at {len(order)} checkpoints, from left to right, on the same pictures; one line per "
-        "layer. <b>A rising share: the network learns to keep it; a falling one: to ignore it.</b> Bars are 95 % "
-        "intervals over pictures; the numbers appear under the pointer.</p>"
+        "layer. <b>Where information, faithfulness, the rank of the source or a factor rises, the network learns to "
+        "keep; where what is left open or varies does, to ignore.</b> Bars are 95 % intervals over pictures; the "
+        "numbers appear under the pointer.</p>"
     )
     sections: dict[str, list[str]] = {"While it trains": [_charts(layers, order)]}
     for group, title, words in (

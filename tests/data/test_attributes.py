@@ -67,6 +67,67 @@ def test_broken_tables_are_refused(folder, lines):
         attributes_of([ImageFolder(folder, 8, progress=False)])
 
 
+NAMES = [f"{'cat' if k % 2 else 'dog'}/{k}.png" for k in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("heading", "cells", "words"),
+    [
+        ("picture;age", [f"{each};1" for each in NAMES], "separated by commas"),
+        ("picture,age,age", [f"{each},1,2" for each in NAMES], "two columns 'age'"),
+        ("picture,age,age_interval", [f"{each},1,2" for each in NAMES], "'age_interval' .* rename it"),
+        ("cat/1.png,1", [f"{each},1" for each in NAMES], "has no heading"),
+        ("picture,age", ["cat/1.png,1", "cat/1.png,2"], "two rows of 'cat/1.png'"),
+    ],
+)
+def test_tables_that_could_be_misread_are_refused(folder, heading, cells, words):
+    write(folder, [heading, *cells])
+    with pytest.raises(UserError, match=words):
+        attributes_of([ImageFolder(folder, 8, progress=False)])
+
+
+def test_a_table_that_is_not_in_utf_8_is_refused(folder):
+    (folder / "labels.csv").write_bytes("picture,age\ncat/1.png,grün\n".encode("latin-1"))
+    with pytest.raises(UserError, match="is not in UTF-8; save it so"):
+        attributes_of([ImageFolder(folder, 8, progress=False)])
+
+
+def test_a_table_of_other_pictures_is_said_and_left_out(folder, capsys):
+    write(folder, ["picture,class,age", *(f"{k},{k % 3},{k % 2}" for k in range(24))])
+    found = attributes_of([ImageFolder(folder, 8, progress=False)])[0]
+    assert set(found) == {"class"}
+    assert found["class"].kinds == ("cat", "dog")
+    assert "none of its 24 rows names a file of its folder" in capsys.readouterr().err
+
+
+def test_a_column_class_takes_the_place_of_folders_also_where_it_is_not_known(folder):
+    write(folder, ["picture,class", *(f"{each},{'ab'[k < 12]}" for k, each in enumerate(NAMES[:20]))])
+    found = attributes_of([ImageFolder(folder, 8, progress=False)])[0]
+    assert found["class"].kinds == ("a", "b")
+    assert int(found["class"].known.sum()) == 20
+
+
+def test_nan_is_not_known_and_what_is_no_number_is_named(folder, capsys):
+    cells = [f"{each},{'nan' if k < 2 else k / 7},{'NA' if k < 2 else k}" for k, each in enumerate(NAMES)]
+    write(folder, ["picture,size,id", *cells])
+    found = attributes_of([ImageFolder(folder, 8, progress=False)])[0]
+    assert set(found) == {"class", "size"}
+    assert found["size"].kinds == ()
+    assert int(found["size"].known.sum()) == 22
+    told = capsys.readouterr().err
+    assert "'size' is known of 22 of 24 pictures" in told
+    assert "'id' is left out: there are 23 kinds of 24 pictures, as 'NA' is no number" in told
+
+
+def test_names_are_found_however_they_are_written(folder):
+    Image.new("RGB", (8, 8)).save(folder / "cat" / "gru\u0308n.png")  # ü as macOS writes it
+    rows = [f"{each.replace('/', chr(92))},{k % 2}" for k, each in enumerate(NAMES)]
+    write(folder, ["picture,odd", *rows, "cat/gr\u00fcn.png,1"])
+    found = attributes_of([ImageFolder(folder, 8, progress=False)])[0]
+    assert bool(found["odd"].known.all())
+    assert len(found["odd"].values) == 25
+
+
 def test_drawn_pictures_know_their_factors():
     world = Shapes(60, seed=3)
     found = attributes_of([Subset(world, [7, 2]), world])

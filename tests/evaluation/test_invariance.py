@@ -48,6 +48,15 @@ def test_the_true_posterior_has_the_closed_forms(world, features):
     assert bits_per_dim(flow, features) == pytest.approx(entropy / math.log(2), rel=0.02)
 
 
+def test_memory_does_not_grow_with_the_number_of_samples(world):
+    flow, sizes = world.Gaussian(MATRIX, STD), []
+    real = flow.inverse
+    flow.inverse = lambda noise, **told: sizes.append(len(noise)) or real(noise, **told)
+    few, many = (variance(flow, Features(LinearGaussian(100), "z"), n=n) for n in (2, 512))
+    assert max(sizes) <= 1024
+    assert few["variance_remaining"] == pytest.approx(many["variance_remaining"], rel=0.2)
+
+
 def test_intervals_hold_the_closed_form_in_95_of_100_repetitions(world):
     flow, truth = world.Gaussian(MATRIX, STD), (2 * POSTERIOR_VARIANCE + 2) / 4
     held = {"variance_remaining": 0, "variance_unpredicted": 0}

@@ -16,7 +16,10 @@ def test_statistics_of_known_means():
     assert Table(torch.tensor([[0.6, 0.9, 0.3]]), "scaled_higher").told("x")["x"] == pytest.approx(0.5)
     lost = Table(torch.tensor([[0.6, 0.3, 0.9]]), "scaled_higher").told("x")
     assert lost["x"] is None
-    assert lost["x_reason"]
+    assert "than the reconstructions" in lost["x_reason"]
+    still = Table(torch.zeros(5, 2)).values
+    assert Table(still, "ratio").told("x")["x_reason"] == "these pictures do not vary"
+    assert "than the reconstructions" not in Table(torch.ones(5, 3), "over_chance").told("x")["x_reason"]
     assert Table(torch.tensor([[float("nan")]])).told("x")["x"] is None
 
 

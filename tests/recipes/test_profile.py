@@ -6,19 +6,25 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from invariances.autoencoder.storage import save_autoencoder
 from invariances.autoencoder.vae import VAE
 from invariances.cli.main import main
 from invariances.data.shapes import Shapes
+from invariances.evaluation.looking import Sampling
+from invariances.evaluation.profiling import profile_layer
 from invariances.evaluation.tables import load_tables
 from invariances.flow.config import FlowConfig
+from invariances.interpreter import Interpreter, autoencoder_of
 from invariances.recipes.compare import compare, paired
 from invariances.recipes.profile import PAGE, PROFILE, ProfileConfig, profile
+from invariances.recipes.profile_store import begin
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.training.config import PRESETS, LearningConfig
+from invariances.training.config import PRESETS, DataConfig, LearningConfig
+from invariances.training.data import FeatureData
 
 LAYERS = ["layer1", "layer4"]
 CONFIG = ProfileConfig(n=3, limit=12, shown=2, device="cpu", progress=False)
@@ -133,6 +139,7 @@ def test_networks_that_differ_are_told_apart(place, made):
         for name, one in each.items():
             if one["difference"] is not None:
                 assert one["difference"] == pytest.approx(one["other"] - one["one"], abs=1e-9), name
+                assert one["one_interval"][0] <= one["one"] <= one["one_interval"][1], name
 
 
 def test_the_command_compares(place, made, capsys):
@@ -141,6 +148,44 @@ def test_the_command_compares(place, made, capsys):
     )
     assert status == 0
     assert "sure difference" in capsys.readouterr().out
+
+
+def test_the_command_says_that_equal_profiles_are_equal(place, made, capsys):
+    assert main(["compare", str(place / "one"), str(place / "again"), "--output", str(place / "equal")]) == 0
+    assert capsys.readouterr().out == "no difference is sure\n"
+
+
+def test_labels_that_cannot_be_read_are_refused_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("invariances.recipes.profile.fit_layers", None)
+    for k in range(8):
+        Image.new("RGB", (64, 64), (k, k, k)).save(tmp_path / f"{k}.png")
+    (tmp_path / "labels.csv").write_text("picture;age\n0.png;3\n", encoding="utf-8")
+    code = tmp_path / "autoencoder.safetensors"
+    save_autoencoder(VAE(64, latent_dim=4, width=4, max_width=4, blocks=0), code)
+    network = Representation(small(), "layer1")
+    with pytest.raises(UserError, match="separated by commas"):
+        profile(network, LAYERS, code, tmp_path, tmp_path / "profile", config=CONFIG)
+
+
+def test_a_profile_of_other_pictures_is_not_gone_on_with(tmp_path):
+    begin(tmp_path, {"network": "a", "pictures": "b", "seed": "0"})
+    with pytest.raises(UserError, match="a profile that differs in pictures, seed; choose"):
+        begin(tmp_path, {"network": "a", "pictures": "c", "seed": "1"})
+
+
+def test_no_likelihood_is_taken_where_there_is_no_information(place, made, monkeypatch):
+    _, (network, _, code, *_), held_out = made
+    monkeypatch.setattr("invariances.evaluation.profiling.log_probs", None)
+    interpreter = Interpreter.load(
+        place / "other" / "runs" / "layer4", network=network, autoencoder=autoencoder_of(code)
+    )
+    data = FeatureData(held_out, held_out, DataConfig(held_out=None), progress=False)
+    data.prepare([interpreter.representation], interpreter.autoencoder, training=False)
+    told = profile_layer(
+        interpreter, held_out, data.held_out_features("layer4"), ["layer4"], sampling=Sampling(2)
+    )
+    assert "information" not in told.tables
+    assert "variance_remaining" in told.tables
 
 
 def test_what_does_not_compare_is_refused(place, made, tmp_path):

@@ -50,6 +50,11 @@ def test_checkpoints_are_profiled_in_order_and_drawn_as_curves(tmp_path, monkeyp
     untold = [tmp_path / "out" / name / "unconditional.safetensors" for name in found["checkpoints"]]
     assert untold[0].read_bytes() == untold[1].read_bytes()
     assert main(["profile", "shapes_shape", *words, *more, "--weights", "x"]) == 2
+    monkeypatch.setattr("invariances.recipes.profile_training.profile", None)
+    (tmp_path / "step_300.safetensors").write_bytes((tmp_path / "step_20.safetensors").read_bytes()[:-100])
+    capsys.readouterr()
+    assert main(["profile", "shapes_shape", *words, *more]) == 2, "said before any is profiled again"
+    assert "step_300.safetensors" in capsys.readouterr().err
 
 
 def test_checkpoints_come_in_order_of_their_numbers(tmp_path):

@@ -18,7 +18,9 @@ def test_the_main_numbers_come_first_and_sure_ones_are_orange():
         "information": {"difference": -3.0, "difference_interval": [-4.0, -2.0], "sure": True},
         "probe size": {"difference": None, "difference_reason": "none", "sure": False},
     }
-    text = difference_charts({"layer1": numbers})
+    text = difference_charts({"layer1": numbers}, "other")
     assert text.index("Information, bits") < text.index("size kept") < text.index("size as a probe reads it")
     assert text.count("#e07b39") == 2
     assert "layer1: -3.000 [-4.000, -2.000]" in text
+    assert text.count("Above 0: more of it in other.") == 3
+    assert "Share that samples keep" in text

@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 
 import torch
@@ -40,6 +41,7 @@ def test_information_that_grows_is_marked_where_it_does():
     found = told({"pool": 1.0, "logits": 2.0})
     text = charts(found["layers"], ["pool", "logits"], found["violations"])
     assert "rise at logits" in text
+    assert "can only fall from layer to layer" in text
     assert text.count(f'fill="{ORANGE}"') == 1
 
 
@@ -52,13 +54,40 @@ def test_a_difference_of_information_below_zero_is_never_sure():
 def test_a_difference_of_information_below_zero_says_nothing():
     one = {"one": 3.0, "other": -1.0, "difference": -4.0, "difference_interval": [-4.1, -3.9], "sure": True}
     fine = {**one, "other": 2.0}
-    assert "below 0 in one" in difference_charts({"logits": {"information": one}})
-    assert "below 0 in one" not in difference_charts({"logits": {"information": fine}})
+    assert "can only fall" not in difference_charts({"logits": {"information": one}}, "b"), (
+        "differences may rise"
+    )
+    assert "below 0 in one" in difference_charts({"logits": {"information": one}}, "b")
+    assert "below 0 in one" not in difference_charts({"logits": {"information": fine}}, "b")
 
 
 def test_ticks_are_round_with_zero_among_them():
     text = dots(["a"], [-1.3], [None], (-1.85, 16.0))
     assert [f">{each}<" in text for each in (0, 5, 10, 15, 16)] == [True, True, True, True, False]
+
+
+def test_values_beyond_the_limits_are_drawn_where_they_are():
+    heights = [
+        float(re.findall(r'cy="([0-9.]+)"', dots(["a"], [each], [None], (0.0, 1.0)))[0])
+        for each in (-0.5, 0.0)
+    ]
+    assert heights[0] == heights[1], "a value at the lower end of its axis"
+    text = dots(["a", "b"], [-0.5, 0.0], [[-9.0, 9.0], None], (0.0, 1.0))
+    below, zero = map(float, re.findall(r'cy="([0-9.]+)"', text))
+    assert below > zero
+    assert ">-0.5<" in text
+    assert ">-9<" not in text
+
+
+def test_what_is_missing_says_why():
+    layers = {"pool": {"faithfulness_cosine": None, "faithfulness_cosine_reason": "there is no scale"}}
+    assert "<p>Faithfulness: there is no scale.</p>" in charts(layers, ["pool"], [])
+
+
+def test_layers_sort_from_input_to_output():
+    text = number_table({"stage2": {"x": 1.0}, "pool": {"x": 2.0}}, ["stage2", "pool"])
+    assert '<td data-value="0">stage2</td>' in text
+    assert '<td data-value="1">pool</td>' in text
 
 
 def test_pictures_count_as_kept_out_only_where_that_is_known():
