@@ -1,12 +1,9 @@
 import json
-import os
 import pickle
 import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -280,17 +277,6 @@ def test_an_output_of_other_bytes_than_utf_8_gets_a_sentence(run, words, output)
     assert "no UTF-8 here" in err
 
 
-def start(arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "invariances", *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        **options,
-    )
-
-
 def wait_for(path, process, seconds=120):
     for _ in range(seconds * 20):
         if path.exists() or process.poll() is not None:
@@ -299,10 +285,10 @@ def wait_for(path, process, seconds=120):
     assert path.exists(), process.communicate()[1]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_whole(words, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_whole(started, words, tmp_path):
     folder = tmp_path / "a run"
     last = folder / "checkpoints" / "last.ckpt"
-    process = start(words(f"--output={folder}", "--run.checkpoint_every=1", steps=1_000_000))
+    process = started(words(f"--output={folder}", "--run.checkpoint_every=1", steps=1_000_000))
     wait_for(last, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
@@ -312,7 +298,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_wh
     command = shlex.split(err.strip().splitlines()[-1])
     assert command[:2] == ["invariances", "fit"]
     before = last.stat().st_mtime_ns
-    process = start(command[1:])
+    process = started(command[1:])
     for _ in range(2400):
         if last.stat().st_mtime_ns != before or process.poll() is not None:
             break
@@ -333,9 +319,9 @@ REGRESSED = ["--flow.embedder.kind=regression", "--flow.embedder.width=2", "--le
     [[], REGRESSED, [*REGRESSED, "--flow.transform=continuous"]],
     ids=["published", "regression", "continuous"],
 )
-def test_two_processes_train_one_flow(words, tmp_path, embedder):
+def test_two_processes_train_one_flow(started, words, tmp_path, embedder):
     ddp = ["--run.devices=2", "--learning.ema=0.9"]
-    process = start(words(f"--output={tmp_path / 'run'}", *ddp, *embedder, steps=5))
+    process = started(words(f"--output={tmp_path / 'run'}", *ddp, *embedder, steps=5))
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
