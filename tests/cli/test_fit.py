@@ -148,6 +148,7 @@ BAD = [
     (["--learning.ema", "1.5"], "ema"),
     (["--flow.blocks", "1000000"], "flow.blocks"),
     (["--images", "nowhere"], "'nowhere' does not exist"),
+    (["--images", "AnimalfacesSharedTrian"], "the data set's name is 'AnimalFacesSharedTrain'"),
     (["--images", ""], "images"),
     (["--resume"], "no run to go on with"),
     (["-c", "nowhere.yaml"], "nowhere.yaml"),
@@ -172,6 +173,11 @@ def test_bad_words_get_a_sentence(run, words, tmp_path, more, expected):
         ("dta: {images: x}", "'data.images'"),
         ("learning: {steps: many}", "learning.steps must be a whole number"),
         ("data: [", "not valid YAML"),
+        ("data: [1, 2]", "data is [1, 2], and holds no settings"),
+        ("flow: {embedder: 3}", "flow.embedder is 3, and holds no settings"),
+        ("data: {views: 1}\ndata: {crop: random}\n", "sets 'data' a second time"),
+        ("", "holds no settings"),
+        ("- layer", "holds no settings"),
     ],
 )
 def test_bad_configs_get_a_sentence(run, words, tmp_path, text, expected):
