@@ -80,7 +80,9 @@ def _prepare(name: str, source: str | None = None) -> None:
     root = kind.root_of()
     kind.prepare(root, None if source is None else Path(source).expanduser().absolute())
     opened = kind(progress=True)
-    print(f"{name}: {len(opened.names):,} pictures in {opened.paths.folder}")
+    print(
+        f"{name}: {len(opened.names):,} pictures in {opened.paths.folder}; use them by this name, as --images {name}"
+    )
 
 
 def verify(name: str) -> None:

@@ -54,6 +54,7 @@ def fit_autoencoder(argv: list[str]) -> int:
     )
     from invariances.system.errors import UserError
     from invariances.training.autoencoder_config import AutoencoderConfig
+    from invariances.training.config import instances
 
     words = "FOLDER [FOLDER ...] [options]"
     parser = options_parser(AutoencoderConfig, fit_autoencoder.__doc__, "fit-autoencoder", words)
@@ -61,7 +62,7 @@ def fit_autoencoder(argv: list[str]) -> int:
     with_short_words(with_flags(parser), SHORT)
     check_configs(argv)
     with explained(parser):
-        found = parser.instantiate(parser.parse_args(words_of(parser, argv)))
+        found = instances(parser, parser.parse_args(words_of(parser, argv)))
     if not found.folders and found.data.images is None:
         raise UserError("folders of pictures are missing; see --help for an example")
 

@@ -131,15 +131,17 @@ def check_configs(arguments: Sequence[str]) -> None:
     """Reads the YAML files that follow -c or --config once, before the parser does.
 
     Raises:
-        UserError: One cannot be read.
+        UserError: One cannot be read, or holds no settings.
     """
     from invariances.system.yaml_file import read_yaml
 
     for word, after in zip(arguments, [*arguments[1:], ""]):
-        if word in ("-c", "--config"):
-            read_yaml(after)
-        elif word.startswith("--config="):
-            read_yaml(word.removeprefix("--config="))
+        if word in ("-c", "--config") or word.startswith("--config="):
+            path = word.removeprefix("--config=") if "=" in word else after
+            if not isinstance(read_yaml(path), dict):
+                raise UserError(
+                    f"the config file {path!r} holds no settings, which are lines such as 'layer: layer4'"
+                )
 
 
 def words_of(parser: ArgumentParser, arguments: Sequence[str]) -> list[str]:

@@ -2,28 +2,60 @@
 
 from __future__ import annotations
 
-import fcntl
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
+
+from filelock import FileLock, Timeout
 
 from invariances.data.datasets import tell
 from invariances.features.shards import writing
 
+_BYTES = find_spec("fcntl") is not None
+"""Whether the system locks bytes of files: Windows does not, as this is needed."""
+if _BYTES:
+    import fcntl
+
 _PATIENCE = 1.0
 """Seconds until a line says what is waited for."""
+_WAITING = "another process builds this cache; waiting for it"
 _ONE_THREAD = threading.Lock()
 """Locks on bytes belong to a process, so its threads fill one after the other."""
 
 
 @contextmanager
 def claiming(folders: Iterable[Path]) -> Iterator[Claims]:
-    """Claims on rows of the arrays in `folders`; all are free at the end."""
+    """Claims on rows of the arrays in `folders`; all are free at the end.
+
+    Where the system cannot lock bytes of a file, this waits until no other process has claims, and one has all rows.
+    """
     with _ONE_THREAD, ExitStack() as files:
-        yield Claims({folder: files.enter_context(_lock_file(folder)) for folder in sorted(folders)})
+        if not _BYTES:
+            for folder in sorted(folders):
+                files.enter_context(_whole(folder))
+            yield _AllRows({})
+        else:
+            yield Claims({folder: files.enter_context(_lock_file(folder)) for folder in sorted(folders)})
+
+
+@contextmanager
+def _whole(folder: Path) -> Iterator[None]:
+    with writing(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=_PATIENCE)
+        except Timeout:
+            tell(_WAITING)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _lock_file(folder: Path) -> BinaryIO:
@@ -74,9 +106,25 @@ class Claims:
         until = time.monotonic() + _PATIENCE
         while not self.claim(rows):
             if time.monotonic() > until:
-                tell("another process builds this cache; waiting for it")
+                tell(_WAITING)
                 for file in self._files.values():
                     fcntl.lockf(file, fcntl.LOCK_EX, len(rows), 1 + rows.start)
                 break
             time.sleep(0.05)
         self.free(rows)
+
+
+class _AllRows(Claims):
+    """Of a process that has the arrays to itself."""
+
+    @contextmanager
+    def alone(self, folder: Path) -> Iterator[None]:
+        """It is."""
+        yield
+
+    def claim(self, rows: range) -> bool:
+        """Nobody else has them."""
+        return True
+
+    def wait(self, rows: range) -> None:
+        """For nobody."""

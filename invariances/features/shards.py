@@ -12,6 +12,7 @@ import errno
 import json
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,8 @@ VERSION = 1
 SHARD_BYTES, MOST_SHARDS = 2**30, 64
 _MANIFEST = "manifest.json"
 _DONE = 1
+_SEEKING = threading.Lock()
+"""Where a file has one place for all threads, they read one after the other."""
 Array = np.ndarray[Any, Any]
 
 
@@ -258,13 +261,13 @@ class Shards:
         runs = []
         for start, stop in zip([0, *ends.tolist()], [*ends.tolist(), len(indices)]):
             shard, row = divmod(int(indices[start]), self.rows_per_shard)
-            runs.append((self._opened(shard).fileno(), row * size, start * size, stop * size))
+            runs.append((self._opened(shard), row * size, start * size, stop * size))
         if hasattr(os, "posix_fadvise"):
             for file, offset, start, stop in runs:
-                os.posix_fadvise(file, offset, stop - start, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(file.fileno(), offset, stop - start, os.POSIX_FADV_WILLNEED)
         for file, offset, start, stop in runs:
             while start < stop:
-                count = os.preadv(file, [places[start:stop]], offset)
+                count = _read_at(file, places[start:stop], offset)
                 if not count:
                     raise OSError(f"a file of {str(self.folder)!r} ends before its rows do")
                 start, offset = start + count, offset + count
@@ -282,6 +285,15 @@ class Shards:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_readers": {}, "_file": None}
+
+
+def _read_at(file: BinaryIO, place: memoryview, offset: int) -> int:
+    """Reads bytes of a file from an offset into a place; how many."""
+    if hasattr(os, "preadv"):
+        return os.preadv(file.fileno(), [place], offset)
+    with _SEEKING:
+        file.seek(offset)
+        return int(file.readinto(place))  # type: ignore[attr-defined]
 
 
 def _generation(path: Path) -> int:

@@ -122,6 +122,13 @@ def interpreter_of(
         raise UserError(
             "the run was trained in Python on objects; finish it, and evaluate its result with --network"
         )
+    path = Path(run) / TRAINED_ON
+    of_this = path.is_file() and about["pictures"][0] == Identity.load(path).digest()
+    if about["layer"] != config.layer or not of_this:
+        raise UserError(
+            f"checkpoint {checkpoint!r} is of another run than {str(run)!r}, of another layer or trained on other "
+            "pictures; name its own run's folder"
+        )
     layer = str(about["layer"])
     known = isinstance(given, nn.Module)
     cut = Representation(

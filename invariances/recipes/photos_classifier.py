@@ -15,6 +15,7 @@ from tqdm import tqdm
 from invariances.data.images import from_uint8
 from invariances.recipes.photos_models import pack
 from invariances.representation.representation import Representation
+from invariances.system.machine import bfloat16
 from invariances.system.seeds import seeded
 from invariances.system.weights import read_state_dict
 from invariances.zoo.small_alexnet import Head, SmallAlexNet
@@ -154,7 +155,7 @@ def _pooled(cut: Representation, pictures: Tensor) -> Tensor:
     cut.network.to(memory_format=torch.channels_last)
     parts = []
     for part in tqdm(torch.split(pictures, 128), desc="convolutions", unit="batch", file=sys.stderr):
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16()):
             parts.append(cut(from_uint8(part)).half())
     return torch.cat(parts)
 

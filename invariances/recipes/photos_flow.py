@@ -23,7 +23,7 @@ from invariances.system.errors import UserError
 from invariances.system.files import atomic
 from invariances.system.machine import bfloat16
 from invariances.system.seeds import seeded
-from invariances.training.layered import LayeredRun, columns, normalise, train_layered
+from invariances.training.layered import LayeredRun, columns, train_layered
 from invariances.training.metrics_file import MetricsFile
 from invariances.training.run_folder import METRICS
 from invariances.zoo.interpreters import save_layered
@@ -144,7 +144,6 @@ def build_flow(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         flow = untrained(layers, autoencoder.latent_shape)
-    normalise(flow, data, SEED)
     average = train_layered(flow, data, held_out, run)
     return save_flow(average, layers, autoencoder, run.folder / "photos64.safetensors")
 

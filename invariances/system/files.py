@@ -50,7 +50,9 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _reach_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(
+        path, os.O_RDONLY if path.is_dir() else os.O_RDWR
+    )  # Windows asks for the right to write
     try:
         os.fsync(descriptor)
     finally:

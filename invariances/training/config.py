@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -306,11 +307,30 @@ def config_parser(kind: type, *leave_out: str, **options: Any) -> Any:
     return parser
 
 
+def instances(parser: Any, parsed: Any) -> Any:
+    """What was parsed, with dataclasses for their sections; a section without a line sets nothing.
+
+    Raises:
+        UserError: A value is impossible, or stands where a section should.
+    """
+    keys = {action.dest for action in parser._actions}
+    for section in sorted({key.rpartition(".")[0] for key in keys} & keys):
+        value = parsed.get(section)
+        if value is None:
+            parsed[section] = parser.get_defaults()[section]
+        elif not hasattr(value, "__dict__"):
+            shown = json.dumps(value, default=str)
+            raise UserError(
+                f"{section} is {shown}, and holds no settings; write them below it, or leave it out"
+            )
+    return parser.instantiate(parsed)
+
+
 def instantiated(parser: Any, parsed: Any) -> FitConfig:
     """The `FitConfig` that was parsed.
 
     Raises:
         UserError: A value is impossible.
     """
-    found = vars(parser.instantiate(parsed))
+    found = vars(instances(parser, parsed))
     return FitConfig(**{each.name: found[each.name] for each in fields(FitConfig)})

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from invariances.data.datasets import images_at
 from invariances.data.given import as_dataset
 from invariances.data.images import ImageFolder
-from invariances.data.published.catalogue import by_name, is_name
+from invariances.data.published.catalogue import by_name, is_name, meant
 from invariances.data.published.pictures import PublishedSet
 from invariances.data.published.samples import TestSamples, TrainSamples
 from invariances.data.splitting import limited, split, spread
@@ -115,6 +115,8 @@ class FeatureData:
         if is_name(name):
             crop = config.crop if config.crop == "random" else None  # as published, unless told
             return by_name(name, size, crop, config.views, progress=self.progress)
+        if (near := meant(name)) is not None:
+            raise UserError(f"folder {name!r} does not exist; the data set's name is {near!r}")
         return ImageFolder(
             folders, size, config.crop, config.views, config.skip_broken, progress=self.progress
         )

@@ -50,6 +50,7 @@ from invariances.training.start import start_embedder
 from invariances.training.stopping import LastCheckpoint, stopped_in
 from invariances.training.stopping import run as run_trainer
 from invariances.training.trainer import finish, loggers_of, make_trainer, quiet
+from invariances.training.wandb_logger import check_wandb
 from invariances.zoo.runs import LAST, flow_of
 
 EMBEDDER = "checkpoints/embedder.ckpt"
@@ -134,6 +135,8 @@ def fit_layers(
         config, held_out = replace(config, data=replace(config.data, held_out=held_out)), None
     if config.run.debug_run:
         config = debugged(config)
+    if config.run.wandb is not None:
+        check_wandb()
     watch_parent()
     with all_processes(config.run):
         if not first_process():

@@ -95,14 +95,8 @@ def rate_at(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def normalise(flow: LayeredFlow, data: Batches, seed: int) -> None:
-    """Sets the normalisations by many pictures, not by the few of a step.
-
-    Args:
-        flow: Not trained yet.
-        data: To learn from.
-        seed: Of the noise.
-    """
+def _normalise(flow: LayeredFlow, data: Batches, seed: int) -> None:
+    """Sets the normalisations by many pictures, not by the few of a step."""
     batch = moved(data.batch(0, max(1, _FIRST // len(flow.layers))), next(flow.parameters()).device)
     flow.train().loss(*batch, seeded("first", seed))
 
@@ -113,17 +107,30 @@ def moved(batch: Batch, device: torch.device) -> Batch:
     return latents.to(device), {layer: (own.to(device), z.to(device)) for layer, (own, z) in told.items()}
 
 
-def train_layered(flow: LayeredFlow, data: Batches, held_out: Batches, run: LayeredRun) -> LayeredFlow:
+def train_layered(
+    flow: LayeredFlow,
+    data: Batches,
+    held_out: Batches,
+    run: LayeredRun,
+    checkpoint: Mapping[str, Any] | None = None,
+) -> LayeredFlow:
     """The moving average of the flow, trained; Ctrl-C and SIGTERM leave a checkpoint to go on from.
 
     Args:
-        flow: Its normalisations are set already.
+        flow: Not trained yet; a run without a checkpoint begins by setting its normalisations.
         data: To learn from.
         held_out: To measure on.
         run: How long, and where to.
+        checkpoint: Of the run's folder, where it was read already.
     """
+    path = run.folder / CHECKPOINT
+    if checkpoint is None and path.is_file():
+        checkpoint = load_checkpoint(path)
+    if checkpoint is None:
+        _normalise(flow, data, run.seed)
     sitting = _Sitting(flow, run)
-    sitting.resume()
+    sitting.start(checkpoint)
+    del checkpoint
     bar = tqdm(
         initial=sitting.step,
         total=run.steps,
@@ -247,11 +254,9 @@ class _Sitting:
         with atomic(self.run.folder / CHECKPOINT) as draft:
             torch.save(state, draft)
 
-    def resume(self) -> None:
-        """Go on from the checkpoint, where there is one."""
-        path = self.run.folder / CHECKPOINT
-        if path.is_file():
-            state = load_checkpoint(path)
+    def start(self, state: Mapping[str, Any] | None) -> None:
+        """Goes on from a checkpoint, where there is one."""
+        if state is not None:
             check_same(state["invariances"], self.run.about)
             self.flow.load_state_dict(state["flow"])
             self.average.load_state_dict(state["average"])

@@ -24,7 +24,7 @@ from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
 from invariances.training.config import FitConfig, LearningConfig
 from invariances.training.data import FeatureData
-from invariances.training.layered import CHECKPOINT, Batch, LayeredRun, columns, normalise, train_layered
+from invariances.training.layered import CHECKPOINT, Batch, LayeredRun, columns, train_layered
 from invariances.training.metrics_file import MetricsFile
 from invariances.training.new_flow import device_of, latent_shape
 from invariances.training.pictures import PICTURES, SAMPLES, keep_picture
@@ -99,9 +99,8 @@ def fit_layered(
     training = LayeredFeatures({each: data.features(each) for each in representations}, config.run.seed)
     held_out = LayeredFeatures({each: data.held_out_features(each) for each in representations}, 0)
     flow = _started(representations, code, config).to(device_of(config.run))
-    normalise(flow, training, config.run.seed)
     about = _about(representations, code, config, pictures)
-    begin(folder, config, pictures, about, (CHECKPOINT,))
+    checkpoint = begin(folder, config, pictures, about, (CHECKPOINT,))
     with quiet():
         used = loggers_of(folder, MetricsFile(folder / METRICS, columns(representations)), config, loggers)
     shown = data.held_out_images(PICTURES)
@@ -123,7 +122,7 @@ def fit_layered(
         progress=config.run.progress,
     )
     try:
-        found = interpreter(train_layered(flow, training, held_out, run))
+        found = interpreter(train_layered(flow, training, held_out, run, checkpoint))
     finally:
         finish([each for each in used if each not in loggers])
     found.save(folder)

@@ -124,7 +124,7 @@ def begin(
     pictures: Sequence[Identity],
     about: Mapping[str, Any],
     checkpoints: Sequence[str],
-) -> None:
+) -> dict[str, Any] | None:
     """Writes what a run is, before it trains: its config.yaml, and which pictures it learns from and keeps out.
 
     Args:
@@ -134,12 +134,16 @@ def begin(
         about: What a checkpoint must be of, to be gone on with.
         checkpoints: Names of those that a resumed run may go on from, the later ones first.
 
+    Returns:
+        The checkpoint that a resumed run goes on from, where there is one.
+
     Raises:
         UserError: The folder's run is another; nothing of it is written over.
     """
     last = next((folder / each for each in checkpoints if (folder / each).exists()), None)
-    if config.run.resume and last is not None:
-        check_same(load_checkpoint(last)["invariances"], about)
+    found = load_checkpoint(last) if config.run.resume and last is not None else None
+    if found is not None:
+        check_same(found["invariances"], about)
     write_config(folder, config)
     for each, name in zip(pictures, (TRAINED_ON, KEPT_OUT)):
         each.save(folder / name)
@@ -149,6 +153,7 @@ def begin(
             "low; evaluate leaves them out",
             file=sys.stderr,
         )
+    return found
 
 
 def read_config(folder: str | os.PathLike[str]) -> FitConfig:

@@ -17,6 +17,18 @@ _MOST_WAITING = 300
 """Seconds that the end of a run waits for a server that is gone; what was not sent stays in the run's folder."""
 
 
+def check_wandb() -> None:
+    """Refuses to begin where wandb is missing, which nothing else would notice before all features are cached.
+
+    Raises:
+        UserError: wandb is not installed.
+    """
+    if find_spec("wandb") is None:
+        raise UserError(
+            "run.wandb needs the package wandb; pip install 'invariances[wandb]', or leave it out"
+        )
+
+
 def wandb_logger(project: str, folder: Path | None, settings: Mapping[str, Any]) -> Logger:
     """Logs to `project`; the run's id is a function of its folder, so that a resumed run goes on in the same charts.
 
@@ -28,10 +40,7 @@ def wandb_logger(project: str, folder: Path | None, settings: Mapping[str, Any])
     Raises:
         UserError: wandb is not installed, knows no key, or reaches no server.
     """
-    if find_spec("wandb") is None:
-        raise UserError(
-            "run.wandb needs the package wandb; pip install 'invariances[wandb]', or leave it out"
-        )
+    check_wandb()
     from lightning.pytorch.loggers import WandbLogger
 
     place = None if folder is None else str(folder.resolve())

@@ -1,5 +1,9 @@
 """A small world for commands: photos, an autoencoder's file, and a network that needs no download."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -69,5 +73,37 @@ def run(capsys):
         status = main([str(each) for each in arguments])
         out, err = capsys.readouterr()
         return status, out, err
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def started():
+    """Starts a command in a process of its own, with one thread, and more of an environment."""
+
+    def call(arguments, more=None):
+        return subprocess.Popen(
+            [sys.executable, "-m", "invariances", *map(str, arguments)],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **(more or {})},
+        )
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def fit(started):
+    """Runs such a process to its end."""
+
+    def call(arguments, more=None):
+        with started(arguments, more) as process:
+            try:
+                out, err = process.communicate(timeout=280)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     return call

@@ -47,6 +47,7 @@ def test_list_prepare_show_and_verify(run, folder, tmp_path):
     status, out, err = run("prepare", "ImageNetTrain", "--from", folder)
     assert status == 0, err
     assert "ImageNetTrain: 6 pictures in " in out
+    assert out.endswith("as --images ImageNetTrain\n")
     assert {row["name"]: row["state"] for row in json.loads(run("list", "--json")[1])}[
         "ImageNetTrain"
     ] == "ready"

@@ -1,12 +1,9 @@
 import json
-import os
 import pickle
 import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -151,6 +148,7 @@ BAD = [
     (["--learning.ema", "1.5"], "ema"),
     (["--flow.blocks", "1000000"], "flow.blocks"),
     (["--images", "nowhere"], "'nowhere' does not exist"),
+    (["--images", "AnimalfacesSharedTrian"], "the data set's name is 'AnimalFacesSharedTrain'"),
     (["--images", ""], "images"),
     (["--resume"], "no run to go on with"),
     (["-c", "nowhere.yaml"], "nowhere.yaml"),
@@ -175,6 +173,11 @@ def test_bad_words_get_a_sentence(run, words, tmp_path, more, expected):
         ("dta: {images: x}", "'data.images'"),
         ("learning: {steps: many}", "learning.steps must be a whole number"),
         ("data: [", "not valid YAML"),
+        ("data: [1, 2]", "data is [1, 2], and holds no settings"),
+        ("flow: {embedder: 3}", "flow.embedder is 3, and holds no settings"),
+        ("data: {views: 1}\ndata: {crop: random}\n", "sets 'data' a second time"),
+        ("", "holds no settings"),
+        ("- layer", "holds no settings"),
     ],
 )
 def test_bad_configs_get_a_sentence(run, words, tmp_path, text, expected):
@@ -280,17 +283,6 @@ def test_an_output_of_other_bytes_than_utf_8_gets_a_sentence(run, words, output)
     assert "no UTF-8 here" in err
 
 
-def start(arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, "-m", "invariances", *arguments],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        **options,
-    )
-
-
 def wait_for(path, process, seconds=120):
     for _ in range(seconds * 20):
         if path.exists() or process.poll() is not None:
@@ -299,10 +291,10 @@ def wait_for(path, process, seconds=120):
     assert path.exists(), process.communicate()[1]
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_whole(words, tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_whole(started, words, tmp_path):
     folder = tmp_path / "a run"
     last = folder / "checkpoints" / "last.ckpt"
-    process = start(words(f"--output={folder}", "--run.checkpoint_every=1", steps=1_000_000))
+    process = started(words(f"--output={folder}", "--run.checkpoint_every=1", steps=1_000_000))
     wait_for(last, process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
@@ -312,7 +304,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on_and_sigkill_leaves_the_checkpoint_wh
     command = shlex.split(err.strip().splitlines()[-1])
     assert command[:2] == ["invariances", "fit"]
     before = last.stat().st_mtime_ns
-    process = start(command[1:])
+    process = started(command[1:])
     for _ in range(2400):
         if last.stat().st_mtime_ns != before or process.poll() is not None:
             break
@@ -333,9 +325,9 @@ REGRESSED = ["--flow.embedder.kind=regression", "--flow.embedder.width=2", "--le
     [[], REGRESSED, [*REGRESSED, "--flow.transform=continuous"]],
     ids=["published", "regression", "continuous"],
 )
-def test_two_processes_train_one_flow(words, tmp_path, embedder):
+def test_two_processes_train_one_flow(started, words, tmp_path, embedder):
     ddp = ["--run.devices=2", "--learning.ema=0.9"]
-    process = start(words(f"--output={tmp_path / 'run'}", *ddp, *embedder, steps=5))
+    process = started(words(f"--output={tmp_path / 'run'}", *ddp, *embedder, steps=5))
     _, err = process.communicate(timeout=400)
     assert process.returncode == 0, err
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()

@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,22 +31,12 @@ def small_disk(tmp_path):
     subprocess.run(["umount", place], check=True)
 
 
-def fit(arguments, more=None):
-    return subprocess.run(
-        [sys.executable, "-m", "invariances", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(more or {})},
-    )
-
-
 def losses(folder):
     with (folder / "metrics.csv").open() as file:
         return [(row["step"], row["nll"]) for row in csv.DictReader(file)]
 
 
-def test_a_full_disk_loses_nothing_that_a_checkpoint_held(words, small_disk, tmp_path):
+def test_a_full_disk_loses_nothing_that_a_checkpoint_held(fit, words, small_disk, tmp_path):
     place, grow = small_disk
     more = ["--run.checkpoint_every=1", "--run.keep_checkpoints=1000"]
     stopped = fit(words(f"--output={place / 'run'}", *more, steps=1000))
@@ -127,7 +116,7 @@ def online(tmp_path, port):
 
 
 @needs_wandb
-def test_a_server_that_goes_away_leaves_the_run_as_it_is(words, tmp_path):
+def test_a_server_that_goes_away_leaves_the_run_as_it_is(fit, words, tmp_path):
     server = Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     folder = tmp_path / "run"
@@ -146,7 +135,7 @@ def test_a_server_that_goes_away_leaves_the_run_as_it_is(words, tmp_path):
 
 
 @needs_wandb
-def test_a_server_that_was_never_there_is_a_sentence(words, tmp_path):
+def test_a_server_that_was_never_there_is_a_sentence(fit, words, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         place = online(tmp_path, free.getsockname()[1])

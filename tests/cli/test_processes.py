@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -15,16 +13,6 @@ import pytest
 from invariances.training.checkpoints import load_checkpoint
 
 pytestmark = pytest.mark.slow
-
-
-def fit(arguments, more=None):
-    return subprocess.run(
-        [sys.executable, "-m", "invariances", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(more or {})},
-    )
 
 
 def curve(folder):
@@ -49,7 +37,7 @@ def assert_same_curve(one, other):
 
 
 @pytest.fixture(scope="module")
-def both(words, tmp_path_factory, cache_home):
+def both(fit, words, tmp_path_factory, cache_home):
     """One process with 8 pictures a step, and two with 4 each."""
     folder = tmp_path_factory.mktemp("processes")
     more = ["--learning.ema=0.9", "--run.evaluate_every=2", "--learning.learning_rate=0.003"]
@@ -75,7 +63,7 @@ def test_likelihood_and_fid_agree(both):
         assert two["fid"][name] == pytest.approx(one["fid"][name], rel=1e-3, abs=1e-6)
 
 
-def test_a_run_goes_on_with_another_number_of_processes(both, words, home):
+def test_a_run_goes_on_with_another_number_of_processes(fit, both, words, home):
     more = ["--resume", "--learning.ema=0.9", "--run.evaluate_every=2", "--learning.learning_rate=0.003"]
     for name, devices in (("one", 2), ("two", 1)):
         size = [f"--batch_size={8 // devices}", f"--run.devices={devices}"]
@@ -87,16 +75,6 @@ def test_a_run_goes_on_with_another_number_of_processes(both, words, home):
     done = fit(words(f"--output={both / 'one'}", *more, "--batch_size=4", steps=13))
     assert done.returncode == 2
     assert "another learning" in done.stderr
-
-
-def started(arguments, more=None):
-    return subprocess.Popen(
-        [sys.executable, "-m", "invariances", *map(str, arguments)],
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **(more or {})},
-    )
 
 
 def children_of(process):
@@ -117,7 +95,7 @@ def is_gone(pid):
 
 
 @pytest.mark.parametrize("who", ["the first", "another"])
-def test_a_process_that_dies_ends_the_run_with_a_sentence(words, home, tmp_path, who):
+def test_a_process_that_dies_ends_the_run_with_a_sentence(fit, started, words, home, tmp_path, who):
     folder = tmp_path / "run"
     more = ["--run.devices=2", "--run.checkpoint_every=1", "--batch_size=4"]
     process = started(words(f"--output={folder}", *more, steps=1_000_000))
@@ -179,7 +157,7 @@ def filling(process, home):
 
 
 @pytest.fixture(scope="module")
-def filled_by_one(words, tmp_path_factory):
+def filled_by_one(fit, words, tmp_path_factory):
     """The cache that one process fills."""
     home = tmp_path_factory.mktemp("one")
     done = fit(words(*MANY, f"--output={home / 'run'}", steps=1), {"XDG_CACHE_HOME": str(home)})
@@ -189,7 +167,9 @@ def filled_by_one(words, tmp_path_factory):
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="locks are told by Linux")
 @pytest.mark.parametrize("dies", [None, "the first", "another"])
-def test_two_processes_fill_the_cache_and_one_that_dies_ends_the_run(words, filled_by_one, tmp_path, dies):
+def test_two_processes_fill_the_cache_and_one_that_dies_ends_the_run(
+    fit, started, words, filled_by_one, tmp_path, dies
+):
     place = {"XDG_CACHE_HOME": str(tmp_path)}
     arguments = words(*MANY, f"--output={tmp_path / 'run'}", "--run.devices=2", steps=1)
     process = started(arguments, place)

@@ -108,6 +108,16 @@ def test_a_checkpoint_of_choice_is_evaluated_also_of_a_run_that_is_not_finished(
     assert whole["nll_bits_per_dim"] == found["6"]
 
 
+def test_a_checkpoint_of_another_run_is_not_evaluated_as_this_ones(run, words, series, photos, tmp_path):
+    """Its numbers would be of another layer, or of pictures that it was trained on."""
+    status, _, err = run(*words(f"--output={tmp_path / 'other'}", "--data.split_seed=1", steps=1))
+    assert status == 0, err
+    other = tmp_path / "other" / "checkpoints" / "last.ckpt"
+    status, _, err = run("evaluate", series, "--checkpoint", other, "--fid", "none", "--n", "1")
+    assert status == 2
+    assert "is of another run than" in err
+
+
 def test_evaluate_reads_yaml_and_needs_no_training_data(run, series, photos, tmp_path):
     (tmp_path / "a.yaml").write_text(f"run: {series}\nn: 5\nfid: none\n")
     (tmp_path / "b.yaml").write_text("n: 1\n")
@@ -178,6 +188,15 @@ def test_a_debug_run_is_ten_steps_and_never_in_the_way(run, words, tmp_path, mon
     with (place / "try" / "metrics.csv").open() as file:
         assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 11))
     assert Interpreter.load(place / "try").sample(torch.zeros(1, 3, 32, 32), 1).isfinite().all()
+
+
+def test_a_missing_wandb_is_told_before_any_picture_is_read(run, words, tmp_path, monkeypatch):
+    monkeypatch.setattr("invariances.training.wandb_logger.find_spec", lambda name: None)
+    status, _, err = run(
+        *words("--run.wandb=tests", f"--output={tmp_path / 'run'}", images=tmp_path / "none")
+    )
+    assert status == 2
+    assert "pip install 'invariances[wandb]'" in err
 
 
 def test_runs_have_names(run, words, tmp_path, monkeypatch):

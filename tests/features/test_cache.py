@@ -387,8 +387,11 @@ SCRIPT = """
     import os, sys, time, torch
     sys.path.insert(0, {tests!r})
     import test_cache
-    from invariances.features import filling
+    from invariances.features import claims, filling
     filling.COMMIT_SECONDS = 0.0
+    claims._BYTES = {locks_bytes}
+    if not claims._BYTES:
+        del os.preadv
 
     class Slow(test_cache.Pictures):
         def __getitem__(self, index):
@@ -405,8 +408,9 @@ SCRIPT = """
 """
 
 
-def process(folder, pause=0.0, workers=0):
-    code = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder), pause=pause, workers=workers)
+def process(folder, pause=0.0, workers=0, locks_bytes=True):
+    given = {"pause": pause, "workers": workers, "locks_bytes": locks_bytes}
+    code = SCRIPT.format(tests=str(Path(__file__).parent), folder=str(folder), **given)
     return subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(code)],
         stdout=subprocess.PIPE,
@@ -468,6 +472,24 @@ def test_waiting_for_a_process_that_gets_killed_does_not_hang(tmp_path):
     out, err = waiter.communicate(timeout=60)
     assert waiter.returncode == 0, err
     assert TRIAL + LOOK < int(out.split()[0]) < TRIAL + LOOK + 20
+
+
+def test_where_bytes_cannot_be_locked_one_process_fills_all_and_the_others_wait(street, tmp_path):
+    """As on Windows."""
+    process(tmp_path / "one").communicate(timeout=90)
+    victim = process(tmp_path / "two", pause=0.3, locks_bytes=False)
+    try:
+        wait_for_rows(tmp_path / "two", 4)
+        victim.send_signal(signal.SIGSTOP)
+        waiter = process(tmp_path / "two", locks_bytes=False)
+        assert any("another process builds this cache; waiting for it" in line for line in waiter.stderr)
+    finally:
+        victim.send_signal(signal.SIGKILL)
+        victim.communicate(timeout=30)
+    out, err = waiter.communicate(timeout=60)
+    assert waiter.returncode == 0, err
+    assert TRIAL + LOOK < int(out.split()[0]) < TRIAL + LOOK + 20
+    assert tree(tmp_path / "one") == tree(tmp_path / "two")
 
 
 @pytest.mark.parametrize("damage", ["manifest", "shard", "missing"])

@@ -14,6 +14,8 @@ from invariances.training.config import (
     FitConfig,
     LearningConfig,
     RunConfig,
+    config_parser,
+    instantiated,
 )
 from invariances.training.run_folder import read_config, typed, write_config
 
@@ -127,3 +129,9 @@ def test_a_yaml_bomb_is_no_hang(tmp_path):
     assert yaml.safe_load("a: 1") == {"a": 1}
     with pytest.raises(UserError):
         read_config(tmp_path)
+
+
+def test_a_section_whose_lines_are_all_commented_out_sets_nothing(tmp_path):
+    (tmp_path / "a.yaml").write_text("layer: fc\nlearning:\n  # steps: 4\nflow:\n  embedder:\n")
+    parser = config_parser(FitConfig)
+    assert instantiated(parser, parser.parse_args(["-c", str(tmp_path / "a.yaml")])) == FitConfig(layer="fc")

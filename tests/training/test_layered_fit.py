@@ -1,6 +1,7 @@
 """`fit` over maps: one flow for several layers, in one run's folder."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -129,6 +130,27 @@ def test_the_command_takes_several_layers_and_goes_on(tmp_path, capsys):
     )
     assert main([*words, "--layer", "stage2", "--output", str(tmp_path / "one")]) == 0
     assert Interpreter.load(tmp_path / "one").layers == ["stage2"]
+
+
+def test_a_resumed_run_reads_its_checkpoint_once_and_keeps_its_normalisations(tmp_path, monkeypatch):
+    given = settings(tmp_path)
+    fit_layers(network(), LAYERS, code(), Shapes(24), config=given)
+    read, steps, load, batch = [], [], torch.load, LayeredFeatures.batch
+
+    def loading(path, *args, **options):
+        read.append(Path(path).name)
+        return load(path, *args, **options)
+
+    def drawing(self, step, per_layer):
+        steps.append((step, per_layer))
+        return batch(self, step, per_layer)
+
+    monkeypatch.setattr(torch, "load", loading)
+    monkeypatch.setattr(LayeredFeatures, "batch", drawing)
+    more = replace(given, learning=replace(given.learning, steps=7), run=replace(given.run, resume=True))
+    fit_layers(network(), LAYERS, code(), Shapes(24), config=more)
+    assert read == ["last.pt"]
+    assert steps[0] == (6, 4)
 
 
 @pytest.mark.parametrize(

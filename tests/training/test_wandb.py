@@ -2,6 +2,7 @@
 
 import glob
 import struct
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,7 @@ wandb = pytest.importorskip("wandb", reason="wandb is not installed: pip install
 
 
 @pytest.fixture(autouse=True)
-def offline(monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    monkeypatch.setenv("WANDB_SILENT", "true")
+def own_folders(monkeypatch, tmp_path):
     for name in ("WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb home"))
 
@@ -33,7 +32,7 @@ def messages(data):
             place += BLOCK - place % BLOCK
             continue
         _, length, kind = struct.unpack("<IHB", data[place : place + HEADER])
-        if kind == 0:
+        if kind == 0 or place + HEADER + length > len(data):
             return
         parts.append(data[place + HEADER : place + HEADER + length])
         place += HEADER + length
@@ -42,16 +41,23 @@ def messages(data):
             parts = []
 
 
-def records(folder):
-    """What offline runs would send: their ids, and the rows with their keys."""
+def whole_file(path):
+    """All records of a file, which wandb's own process writes: the last one may come after the run has ended."""
     from wandb.proto import wandb_internal_pb2
 
-    found = []
-    for path in sorted(glob.glob(str(folder / "wandb" / "offline-run-*" / "*.wandb"))):
-        for data in messages(Path(path).read_bytes()):
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            found.append(record)
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        found = [wandb_internal_pb2.Record.FromString(data) for data in messages(Path(path).read_bytes())]
+        if found and found[-1].WhichOneof("record_type") == "exit":
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"{path} has no end")
+
+
+def records(folder):
+    """What offline runs would send: their ids, and the rows with their keys."""
+    files = sorted(glob.glob(str(folder / "wandb" / "offline-run-*" / "*.wandb")))
+    found = [record for path in files for record in whole_file(path)]
     ids = [each.run.run_id for each in found if each.WhichOneof("record_type") == "run"]
     rows = [
         {item.key or ".".join(item.nested_key): item.value_json for item in each.history.item}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,14 @@ def is_name(given: Any) -> bool:
     return known and not os.path.lexists(os.path.expanduser(given))
 
 
+def meant(given: Any) -> str | None:
+    """The data set whose name is all but what was given, where no file or folder here has that name."""
+    if not isinstance(given, str) or os.path.lexists(os.path.expanduser(given)):
+        return None
+    known = {name.lower(): name for name in (*SETS, *_IN_PYTHON)}
+    return next((known[each] for each in get_close_matches(given.lower(), known, n=1, cutoff=0.8)), None)
+
+
 def named(name: str) -> type[PublishedSet]:
     """The class of a data set.
 
@@ -147,6 +156,7 @@ __all__ = [
     "TrainSamples",
     "by_name",
     "is_name",
+    "meant",
     "named",
     "state",
 ]

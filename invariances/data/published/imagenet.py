@@ -159,6 +159,7 @@ class ImageNet(PublishedSet):
                         file=sys.stderr,
                     ) as bar:
                         cls.extract(tar, root, lambda at: bar.update(at - bar.n))
+                        bar.update(tar.size - bar.n)
                 finally:
                     tar.close()
             count = counted(root.data, SUFFIXES, cls.wanted)

@@ -58,7 +58,8 @@ class Root:
 
         A folder that cannot be written to stays as it is, and is looked at anew each time.
         """
-        os.sync()
+        if hasattr(os, "sync"):
+            os.sync()
         known = self._known() | {name: _hash(self.path / name) for name in lists}
         with suppress(OSError, UserError), atomic(self.path / MARK) as draft:
             draft.write_text(json.dumps({"lists": known}, sort_keys=True) + "\n", encoding="utf-8")
