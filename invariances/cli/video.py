@@ -36,7 +36,7 @@ def video(
 
     from invariances.cli.results import interpreter_of, pictures_of, write_json
     from invariances.data.clips import Clip, ClipWriter, DrawnClip
-    from invariances.experiments.video import translated
+    from invariances.experiments.video import about, translated
     from invariances.system.files import atomic
 
     _check(output, clip)
@@ -56,12 +56,8 @@ def video(
     if source.damage:
         print(f"invariances: {source.damage}", file=sys.stderr)
     print(output)
-    about = {
-        "frames": writer.count,
-        "frames_per_second": float(source.rate),
-        "sound": source.sound is not None,
-    }
-    print(write_json(output, {**about, "network": interpreter.representation.network_name, "side": side}))
+    cut = interpreter.representation
+    print(write_json(output, about(cut.network_name, cut.layer, source, writer.count, whole=True)))
 
 
 def _check(output: str, clip: str | None) -> None:

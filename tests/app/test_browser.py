@@ -228,9 +228,9 @@ def test_pasted_pictures_are_taken(visit):
 
 
 def test_links_name_nothing_outside(visit, place):
-    page = visit("?picture=custom:../../outside.png")
+    page = visit("attacks?picture=custom:../../outside.png")
     assert "not offered here" in page.locator(".stMain").inner_text()
-    page = visit("?picture=custom:more/a.png&network=nonsense&epsilon=9&seed=-4&layer=..%2Fx")
+    page = visit("attacks?picture=custom:more/a.png&network=nonsense&epsilon=9&seed=-4&layer=..%2Fx")
     assert "not offered here" not in page.locator(".stMain").inner_text()
 
 
@@ -264,10 +264,17 @@ def test_ten_visitors_keep_their_pictures_apart(visit):
 
 @pytest.mark.parametrize(
     ("path", "scheme"),
-    [("", "light"), ("layers", "dark"), ("texture", "light"), ("mixing", "dark"), ("video", "light")],
+    [
+        ("", "light"),
+        ("attacks", "light"),
+        ("layers", "dark"),
+        ("texture", "light"),
+        ("mixing", "dark"),
+        ("video", "light"),
+    ],
 )
 def test_narrow_pages_do_not_scroll_sideways(visit, path, scheme):
-    page = visit(path, 400, scheme, wait=path != "video")
+    page = visit(path, 400, scheme, wait=path not in ("", "video"))
     assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 401
 
 
@@ -275,7 +282,7 @@ def test_no_other_address_is_asked(server, browser):
     context, asked = browser.new_context(), []
     page = context.new_page()
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(server)
+    page.goto(f"{server}/attacks")
     settled(page)
     context.close()
     assert [each for each in asked if not each.startswith((server, "data:", "blob:"))] == []
