@@ -61,9 +61,20 @@ def page() -> None:
     asked = {"n": n, "temperature": temperature, "diverse": False, "refine": 0, "seed": seed}
     numbers = [record(network, view.layer, [view.numbers()], **asked) for view in views]
     size = views[0].picture.shape[-1]
-    code = python(
-        f"picture = {picture.code(size)}",
-        f"others = {beside.code(size)}",
+    words = n, temperature, seed
+    code = _code(network, layers, picture.code(size), beside.code(size), words)
+    again = figures.Again(
+        code, _command(network, layers, picture.file, words), pictures.unsaved([picture], size)
+    )
+    figures.footer("layers", rows, numbers, again)
+
+
+def _code(network: str, layers: list[str], picture: str, others: str, words: tuple[int, float, int]) -> str:
+    """The page as Python."""
+    n, temperature, seed = words
+    return python(
+        f"picture = {picture}",
+        f"others = {others}",
         f"for layer in {layers!r}:",
         f"    interpreter = Interpreter.load({network!r}, layer=layer)",
         f"    draws = seeded('samples', {seed})",
@@ -71,14 +82,18 @@ def page() -> None:
         "    save_grid(view.samples[None], f'{layer}.png')",
         "    print(layer, view.numbers())",
     )
-    command = "\n".join(
+
+
+def _command(network: str, layers: list[str], file: str, words: tuple[int, float, int]) -> str:
+    """The page as commands, each with a file of its own."""
+    n, temperature, seed = words
+    return "\n".join(
         shell(
-            "sample", network, picture.file, "--layer", layer, "--n", n, "--temperature", temperature,
+            "sample", network, file, "--layer", layer, "--n", n, "--temperature", temperature,
             "--seed", seed, *([] if len(layers) == 1 else ["--output", f"{layer}.png"]),
         )
         for layer in layers
     )  # fmt: skip
-    figures.footer("layers", rows, numbers, figures.Again(code, command, pictures.unsaved([picture], size)))
 
 
 def _heads(view: LayerView) -> list[Tensor]:

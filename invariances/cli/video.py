@@ -39,7 +39,7 @@ def video(
     from invariances.experiments.video import about, translated
     from invariances.system.files import atomic
 
-    _check(output, clip)
+    _check(output, image, clip)
     interpreter = interpreter_of(model, layer, network, device)
     side = interpreter.image_size
     picture = pictures_of([image], side)[0]
@@ -60,12 +60,14 @@ def video(
     print(write_json(output, about(cut.network_name, cut.layer, source, writer.count, whole=True)))
 
 
-def _check(output: str, clip: str | None) -> None:
+def _check(output: str, image: str, clip: str | None) -> None:
     from pathlib import Path
 
     from invariances.system.errors import UserError
 
     if Path(output).suffix.lower() != ".mp4":
         raise UserError(f"{output!r} has not the ending of what is written; use .mp4")
+    if Path(image).is_dir():
+        raise UserError(f"{image!r} is a folder; a video shows one picture: name it")
     if clip is not None and Path(output).resolve() == Path(clip).resolve():
         raise UserError(f"{output!r} is the clip itself; write elsewhere")

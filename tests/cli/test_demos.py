@@ -156,6 +156,8 @@ def test_video_writes_a_clip(run, pictures, tmp_path, monkeypatch):
         "video", *words[:2], "--clip", "none.mp4", "--layer", "pool", "--output", tmp_path / "w.mp4"
     )
     assert (status, "does not exist" in err) == (2, True)
+    status, _, err = run("video", "shapes_shape", pictures, "--layer", "pool", "--output", tmp_path / "w.mp4")
+    assert (status, "is a folder" in err) == (2, True)
     assert not (tmp_path / "w.mp4").exists()
 
 
