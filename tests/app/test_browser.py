@@ -104,7 +104,7 @@ def test_attacks_start_resample_download_and_link(visit, place):
     assert second[7:] != first[7:]
     assert Image.open(io.BytesIO(download(page, "Pictures"))).format == "PNG"
     numbers = json.loads(download(page, "Numbers"))
-    assert len(numbers["predicted_original"]) == 3
+    assert len(numbers["pictures"][0]["predicted_original"]) == 3
     assert shown(page) == second, "a download changes nothing"
     pick(page, 7)
     changed(page, second)
@@ -232,6 +232,15 @@ def test_links_name_nothing_outside(visit, place):
     assert "not offered here" in page.locator(".stMain").inner_text()
     page = visit("attacks?picture=custom:more/a.png&network=nonsense&epsilon=9&seed=-4&layer=..%2Fx")
     assert "not offered here" not in page.locator(".stMain").inner_text()
+
+
+def test_the_first_page_leads_to_each_demo(visit):
+    page = visit("", wait=False)
+    page.locator("[class*=st-key-card-] img").nth(4).wait_for(timeout=20_000)
+    page.locator(".st-key-card-mixing").click(position={"x": 50, "y": 50})
+    page.wait_for_url("**/mixing**", timeout=30_000)
+    settled(page)
+    assert visit("attacks").get_by_text("Page not found").count() == 0
 
 
 def test_a_folder_is_watched_and_broken_files_are_named(visit, place):
