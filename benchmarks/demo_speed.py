@@ -76,6 +76,7 @@ def main(interactions: int) -> None:
             page.goto(address)
             page.locator(".inv-title").wait_for(timeout=60_000)
             print(f"first page: {time.monotonic() - begun:.1f} s after the command")
+            page.goto(f"{address}/attacks")
             settled(page)
             print(f"first result: {time.monotonic() - begun:.1f} s after the command")
             measure(browser, page, address, server.pid, interactions)

@@ -8,7 +8,7 @@ from playwright.sync_api import sync_playwright
 HERE = Path(__file__).parent
 SHAPES = "network=Drawn shapes · trained on shape"
 PAGES = {
-    "attacks": f"?{SHAPES}&epsilon=0.1&attack=pgd",
+    "attacks": f"attacks?{SHAPES}&epsilon=0.1&attack=PGD",
     "layers": f"layers?{SHAPES}",
     "texture": "texture",
     "mixing": f"mixing?{SHAPES}",

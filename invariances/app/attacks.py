@@ -7,10 +7,11 @@ from typing import Any
 
 import streamlit as st
 
-from invariances.app import controls, downloads, figures, models, pictures
-from invariances.app.again import python
+from invariances.app import controls, downloads, figures, gallery, models, pictures
+from invariances.app.again import python, shell
 from invariances.app.compute import computed
 from invariances.experiments.attack import Attack, Method, attack
+from invariances.experiments.samples import record
 from invariances.system.seeds import seeded
 from invariances.zoo.interpreters import layers_of
 
@@ -23,7 +24,7 @@ def page() -> None:
         "A change that nobody sees makes the network see something else. Every picture below, decoded from what one "
         "layer holds, shows what the network believes it looks at."
     )
-    gallery = st.container()
+    above = st.container()
     one, two, three, four, five = st.columns([2.6, 1.6, 2, 1.1, 1.2], vertical_alignment="bottom")
     with one:
         network = models.choose_network()
@@ -41,8 +42,8 @@ def page() -> None:
     with five:
         controls.resample()
     downloads.ensure_here(network, [layer])
-    with gallery:
-        (picture,) = pictures.choose(network)
+    with above:
+        (picture,) = gallery.choose(network)
     names = computed(
         ("names", network, device), "Loading the network", lambda: _names(network, layer, device)
     )
@@ -54,10 +55,13 @@ def page() -> None:
     found = computed(
         key, "Attacking, and asking the layer what it sees", lambda: options.run(picture, device)
     )
-    numbers = found.numbers(names)[0]
-    _show(found, numbers, epsilon)
+    _show(found, found.numbers(names)[0], epsilon)
     rows = figures.stacked([found.tiles()[0, :5], found.samples[0], found.attacked_samples[0]], max(5, n))
-    figures.footer("attack", rows, numbers, options.code(picture, found), options.command(picture))
+    size = found.original.shape[-1]
+    again = figures.Again(
+        options.code(picture.code(size)), options.command(picture.file), pictures.unsaved([picture], size)
+    )
+    figures.footer("attack", rows, options.record(found.numbers(names)), again)
 
 
 @dataclass(frozen=True)
@@ -79,23 +83,32 @@ class Options:
         known = layers_of(self.network)
         return attack(interpreter, image, self.method, self.epsilon, self.target, self.n, draws, known)
 
-    def code(self, picture: pictures.Picture, found: Attack) -> str:
+    def record(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """The numbers as the command writes them."""
+        return record(
+            self.network, self.layer, rows, method=self.method, epsilon=self.epsilon, target=self.target,
+            n=self.n, seed=self.seed,
+        )  # fmt: skip
+
+    def code(self, picture: str) -> str:
         """As Python."""
-        options = (
-            f"{self.method!r}, {self.epsilon}, {self.target}, {self.n}, seeded('attack', {self.seed}, 0)"
-        )
+        options = f"{self.method!r}, {self.epsilon}, {self.target}, {self.n}"
         return python(
             f"interpreter = Interpreter.load({self.network!r}, layer={self.layer!r})",
-            f"found = attack(interpreter, {picture.code(found.original.shape[-1])}, {options})",
+            f"picture = {picture}",
+            f"draws, layers = seeded('attack', {self.seed}, 0), layers_of({self.network!r})",
+            f"found = attack(interpreter, picture, {options}, draws, layers)",
+            "save_grid(found.tiles(), 'attack.png')",
+            "print(found.numbers(interpreter.representation.class_names))",
         )
 
-    def command(self, picture: pictures.Picture) -> str:
+    def command(self, file: str) -> str:
         """As a command."""
-        aim = "" if self.target is None else f" --target {self.target}"
-        return (
-            f"invariances attack {self.network} {picture.file} --layer {self.layer} --method {self.method} "
-            f"--epsilon {self.epsilon} --n {self.n} --seed {self.seed}{aim}"
-        )
+        aim = [] if self.target is None else ["--target", self.target]
+        return shell(
+            "attack", self.network, file, "--layer", self.layer, "--method", self.method,
+            "--epsilon", self.epsilon, "--n", self.n, "--seed", self.seed, *aim,
+        )  # fmt: skip
 
 
 def _method() -> Method:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -18,6 +20,11 @@ from invariances.data.arrays import to_uint8
 from invariances.report.grids import grid
 
 _BLURRED_FROM, _COLUMNS = 100, 8
+
+
+def plain(text: str) -> str:
+    """The text for a place that takes Markdown, where names from outside are no markup."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~$:])", r"\\\1", text)
 
 
 def lead(text: str) -> None:
@@ -146,15 +153,39 @@ def downloads(name: str, made: Tensor | bytes, numbers: Any) -> None:
     st.download_button(*parts, icon=":material/download:", on_click="ignore")
 
 
-def footer(name: str, made: Tensor | bytes, numbers: Any, code: str, command: str) -> None:
+@dataclass(frozen=True)
+class Again:
+    """How to make a screen without the app.
+
+    Attributes:
+        code: As Python.
+        command: As a command.
+        files: Pictures (3, S, S) that have to be saved first, by the names that the two give them.
+    """
+
+    code: str
+    command: str
+    files: Mapping[str, Tensor]
+
+
+def footer(name: str, made: Tensor | bytes, numbers: Any, again: Again) -> None:
     """Downloads, and how to make the same screen without the app."""
     with st.container(horizontal=True, key="footer"):
         downloads(name, made, numbers)
         with st.popover("Make this again", icon=":material/code:"):
             st.caption("In Python")
-            st.code(code, language="python")
-            st.caption("In a terminal; save the picture beside it first")
-            st.code(command, language="bash")
+            st.code(again.code, language="python")
+            st.caption("In a terminal, beside the picture:" if again.files else "In a terminal")
+            for file, image in again.files.items():
+                _save(file, image)
+            st.code(again.command, language="bash", wrap_lines=True)
+
+
+def _save(file: str, image: Tensor) -> None:
+    data = png(Image.fromarray(to_uint8(image[None])[0].numpy()))
+    st.download_button(
+        file, data, file, "image/png", icon=":material/download:", on_click="ignore", key=f"save-{file}"
+    )
 
 
 def signs_of(original: Tensor, changed: Tensor) -> Tensor:

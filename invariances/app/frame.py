@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable
+from functools import partial
 
 import streamlit as st
 
-from invariances.app import style
+from invariances.app import home, style
 from invariances.system.errors import UserError
 
 LOG = logging.getLogger("invariances.app")
 _PATH = re.compile(r"(?<![\w:/])(?:~|[A-Za-z]:)?(?:[/\\][\w.\-+@ ]+?){2,}(?=[\s'\":;,)]|$)")
 
+HOME = "What does this layer know, and what does it ignore?"
 PAGES = {
     "attacks": ("Adversarial attacks", ":material/bolt:"),
     "layers": ("Layer by layer", ":material/layers:"),
@@ -29,21 +31,22 @@ def main() -> None:
     st.html(style.CSS)
     st.html(style.PASTE, unsafe_allow_javascript=True)
     st.logo(style.LOGO, size="large")
-    pages = [
-        st.Page(_guarded(name), title=title, icon=icon, url_path=name, default=name == "attacks")
+    pages = {
+        name: st.Page(_guarded(name, title, partial(_show, name)), title=title, icon=icon, url_path=name)
         for name, (title, icon) in PAGES.items()
-    ]
-    st.navigation(pages, position="top").run()
+    }
+    first = _guarded("home", HOME, lambda: home.page(pages))
+    start = st.Page(first, title="Home", icon=":material/home:", default=True)
+    st.navigation([start, *pages.values()], position="top").run()
 
 
-def _guarded(name: str) -> Callable[[], None]:
+def _guarded(name: str, title: str, show: Callable[[], None]) -> Callable[[], None]:
     """A page whose errors are one sentence: what a user can mend, or that it is our fault."""
 
     def page() -> None:
-        title = PAGES[name][0]
         st.html(f"<h1 class='inv-title'>{title}</h1>")
         try:
-            _show(name)
+            show()
         except UserError as error:
             st.error(public(error), icon=":material/info:")
         except Exception:

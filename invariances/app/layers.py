@@ -6,11 +6,11 @@ import streamlit as st
 import torch
 from torch import Tensor
 
-from invariances.app import controls, downloads, figures, models, pictures
-from invariances.app.again import python
+from invariances.app import controls, downloads, figures, gallery, models, pictures
+from invariances.app.again import python, shell
 from invariances.app.compute import computed
-from invariances.experiments.layers import LayerView, Others, layer_views, others_of
-from invariances.interpreter import Interpreter
+from invariances.experiments.layers import LayerView, layer_views, others_of
+from invariances.experiments.samples import record
 from invariances.system.seeds import seeded
 
 ALL = "all layers"
@@ -22,7 +22,7 @@ def page() -> None:
         "To one layer, all of these samples are the same picture. What they share the layer knows; what varies between "
         "them it ignores."
     )
-    gallery = st.container()
+    above = st.container()
     one, two, three, four, five = st.columns([2.6, 1.8, 1.8, 1.1, 1.2], vertical_alignment="bottom")
     with one:
         network = models.choose_network()
@@ -37,8 +37,9 @@ def page() -> None:
         controls.resample()
     layers = known if shown == ALL else [str(shown)]
     downloads.ensure_here(network, layers)
-    with gallery:
-        (picture,) = pictures.choose(network)
+    with above:
+        (picture,) = gallery.choose(network)
+    beside = pictures.beside(picture.source, network)
     key = ("layers", picture.name, network, n, temperature, seed, device)
     views = []
     for number, layer in enumerate(layers):
@@ -47,30 +48,52 @@ def page() -> None:
             loaded = models.loaded(network, device)
             interpreter = loaded.at(layer)
             size = interpreter.image_size
-            source = picture.name.partition(":")[0]
-            others = loaded.kept((layer, source), lambda: _others(interpreter, picture.name))
+            others = loaded.kept(
+                (layer, beside.code(size)), lambda: others_of(interpreter, beside.load(size))
+            )
             image = picture.load(size)
             return layer_views([interpreter], image, n, temperature, seeded("samples", seed), [others])[0]
 
         text = f"Sampling {layer} ({number + 1} of {len(layers)})"
         views.append(computed((*key, layer), text, work))
     _show(views)
-    code = python(
+    rows = torch.stack([torch.cat([torch.stack(_heads(view)), view.samples]) for view in views])
+    asked = {"n": n, "temperature": temperature, "diverse": False, "refine": 0, "seed": seed}
+    numbers = [record(network, view.layer, [view.numbers()], **asked) for view in views]
+    size = views[0].picture.shape[-1]
+    words = n, temperature, seed
+    code = _code(network, layers, picture.code(size), beside.code(size), words)
+    again = figures.Again(
+        code, _command(network, layers, picture.file, words), pictures.unsaved([picture], size)
+    )
+    figures.footer("layers", rows, numbers, again)
+
+
+def _code(network: str, layers: list[str], picture: str, others: str, words: tuple[int, float, int]) -> str:
+    """The page as Python."""
+    n, temperature, seed = words
+    return python(
+        f"picture = {picture}",
+        f"others = {others}",
         f"for layer in {layers!r}:",
         f"    interpreter = Interpreter.load({network!r}, layer=layer)",
-        f"    picture = {picture.code(views[0].picture.shape[-1])}",
-        f"    (view,) = layer_views([interpreter], picture, {n}, {temperature}, seeded('samples', {seed}))",
+        f"    draws = seeded('samples', {seed})",
+        f"    (view,) = layer_views([interpreter], picture, {n}, {temperature}, draws, others)",
+        "    save_grid(view.samples[None], f'{layer}.png')",
+        "    print(layer, view.numbers())",
     )
-    words = f"--n {n} --temperature {temperature:g} --seed {seed}"
-    command = "\n".join(
-        f"invariances sample {network} {picture.file} --layer {layer} {words}" for layer in layers
-    )
-    rows = torch.stack([torch.cat([torch.stack(_heads(view)), view.samples]) for view in views])
-    figures.footer("layers", rows, [view.numbers() for view in views], code, command)
 
 
-def _others(interpreter: Interpreter, name: str) -> Others:
-    return others_of(interpreter, pictures.gallery_images(interpreter.image_size, name))
+def _command(network: str, layers: list[str], file: str, words: tuple[int, float, int]) -> str:
+    """The page as commands, each with a file of its own."""
+    n, temperature, seed = words
+    return "\n".join(
+        shell(
+            "sample", network, file, "--layer", layer, "--n", n, "--temperature", temperature,
+            "--seed", seed, *([] if len(layers) == 1 else ["--output", f"{layer}.png"]),
+        )
+        for layer in layers
+    )  # fmt: skip
 
 
 def _heads(view: LayerView) -> list[Tensor]:

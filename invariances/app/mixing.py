@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
-from invariances.app import controls, downloads, figures, models, pictures
-from invariances.app.again import python
+from invariances.app import controls, downloads, figures, gallery, models, pictures
+from invariances.app.again import python, shell
 from invariances.app.compute import computed
 from invariances.experiments.mixing import Mixture, mix
 
@@ -16,7 +16,7 @@ def page() -> None:
         "Each row keeps what the layer knows of its picture; each column takes what the layer ignores from its own. "
         "Click pictures to add them or take them out, six at most."
     )
-    gallery = st.container()
+    above = st.container()
     one, two, three = st.columns([3, 2, 1.2], vertical_alignment="bottom")
     with one:
         network = models.choose_network()
@@ -26,8 +26,8 @@ def page() -> None:
         device = controls.device()
         st.caption("Mixing draws nothing at random.")
     downloads.ensure_here(network, [layer])
-    with gallery:
-        chosen = pictures.choose(network, many=True)
+    with above:
+        chosen = gallery.choose(network, many=True)
 
     def work() -> Mixture:
         interpreter = models.loaded(network, device).at(layer)
@@ -54,9 +54,13 @@ def page() -> None:
     side = found.pictures.shape[-1]
     code = python(
         f"interpreter = Interpreter.load({network!r}, layer={layer!r})",
-        f"pictures = torch.cat([{', '.join(each.code(side) for each in chosen)}])",
+        "pictures = torch.cat([",
+        *(f"    {each.code(side)}," for each in chosen),
+        "])",
         "found = mix(interpreter, pictures)",
+        "save_grid(found.grid(), 'mix.png')",
+        "print(found.kept.tolist())",
     )
-    files = " ".join(each.file for each in chosen)
-    numbers = {"pictures": names, "network": network, "layer": layer, "kept": found.kept.tolist()}
-    figures.footer("mix", found.grid(), numbers, code, f"invariances mix {network} {files} --layer {layer}")
+    command = shell("mix", network, *(each.file for each in chosen), "--layer", layer)
+    again = figures.Again(code, command, pictures.unsaved(chosen, side))
+    figures.footer("mix", found.grid(), found.numbers(network, layer), again)

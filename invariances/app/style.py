@@ -74,6 +74,10 @@ figcaption { font-size: .78rem; line-height: 1.3; opacity: .75; margin-top: .25r
 .inv-guess h4 { font-size: .86rem; margin: 0 0 .2rem; padding: 0; font-weight: 600; }
 .inv-guess div.p { display: grid; grid-template-columns: 1fr max-content; font-size: .84rem; position: relative;
   padding: 2px 6px; border-radius: 4px; margin-bottom: 2px; gap: 8px; }
+[class*="st-key-card-"] { position: relative; }
+[class*="st-key-card-"] img { width: 100%; image-rendering: pixelated; border-radius: 6px; display: block; }
+[class*="st-key-card-"] a::after { content: ""; position: absolute; inset: 0; }
+[class*="st-key-card-"] * { position: static !important; }
 [class*="st-key-tile-"] button { width: 58px; height: 58px; min-height: 58px; padding: 0; border-radius: 8px;
   background-size: cover; image-rendering: pixelated; border: 1px solid rgba(128, 128, 128, .3); }
 [class*="st-key-tile-"] button p { position: absolute; width: 1px; height: 1px; overflow: hidden;

@@ -5,10 +5,10 @@ from __future__ import annotations
 import streamlit as st
 import torch
 
-from invariances.app import controls, downloads, figures, models, pictures
-from invariances.app.again import python
+from invariances.app import controls, downloads, figures, gallery, models, pictures
+from invariances.app.again import python, shell
 from invariances.app.compute import computed
-from invariances.experiments.texture_bias import Reader, TextureBias, texture_bias
+from invariances.experiments.texture_bias import Reader, TextureBias, compared, texture_bias
 from invariances.system.errors import UserError
 from invariances.system.seeds import seeded
 from invariances.zoo.interpreters import find_offer
@@ -21,7 +21,7 @@ def page() -> None:
         "Does a network go by shape or by texture? Both networks get the same random invariances, so whatever differs "
         "between two samples of a pair is due to what each network keeps."
     )
-    gallery = st.container()
+    above = st.container()
     network, layer, twins = _networks()
     one, two, three, four, five = st.columns([2.3, 2.3, 1.6, 1.1, 1.2], vertical_alignment="bottom")
     with one:
@@ -40,8 +40,8 @@ def page() -> None:
     for each in (first, second):
         downloads.ensure_here(each, [at])
     encodes = find_offer(first, at).encodes
-    with gallery:
-        (picture,) = pictures.choose(first, prefer="" if encodes else "texturebias")
+    with above:
+        (picture,) = gallery.choose(first, prefer="" if encodes else "texturebias")
 
     def work() -> TextureBias:
         one, two = (models.loaded(each, device).at(at) for each in (first, second))
@@ -56,18 +56,23 @@ def page() -> None:
         )
     _show(found, (models.label(first), models.label(second)))
     side = found.pictures.shape[-1]
-    draws = f"seeded('texture', {seed}, 0)"
     code = python(
         f"first, second = (Interpreter.load(name, layer={at!r}) for name in {(first, second)!r})",
-        f"found = texture_bias(first, second, {picture.code(side)}, {n}, {temperature}, {draws})",
+        f"picture = {picture.code(side)}",
+        f"draws, reader = seeded('texture', {seed}, 0), reader_for({first!r})",
+        f"found = texture_bias(first, second, picture, {n}, {temperature}, draws, reader)",
+        "save_grid(torch.cat(found.samples), 'texture_bias.png')",
+        "print(found.numbers())",
     )
-    command = (
-        f"invariances texture-bias {first} {second} {picture.file} --layer {at} --n {n} "
-        f"--temperature {temperature:g} --seed {seed}"
-    )
+    command = shell(
+        "texture-bias", first, second, picture.file, "--layer", at, "--n", n, "--temperature", temperature,
+        "--seed", seed,
+    )  # fmt: skip
     rows = torch.stack([torch.cat([found.pictures, each[0]]) for each in found.samples])
-    numbers = {"first": first, "second": second, "layer": at, **found.numbers()[0]}
-    figures.footer("texture_bias", rows, numbers, code, command)
+    asked = {"n": n, "temperature": temperature, "seed": seed}
+    numbers = compared([(first, at), (second, at)], found.numbers(), **asked)
+    again = figures.Again(code, command, pictures.unsaved([picture], side))
+    figures.footer("texture_bias", rows, numbers, again)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)

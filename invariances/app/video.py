@@ -14,12 +14,12 @@ from typing import Any
 
 import streamlit as st
 
-from invariances.app import controls, downloads, figures, models, pictures
-from invariances.app.again import python
+from invariances.app import controls, downloads, figures, gallery, models, pictures
+from invariances.app.again import python, shell
 from invariances.app.compute import TURNS, computed
 from invariances.app.frame import public
 from invariances.data.clips import SUFFIXES, Clip, ClipWriter, DrawnClip
-from invariances.experiments.video import Translated, translated
+from invariances.experiments.video import Translated, about, translated
 from invariances.interpreter import Interpreter
 from invariances.system.errors import UserError
 
@@ -34,7 +34,7 @@ def page() -> None:
         "The picture gives the content, the clip gives everything that the layer ignores: the picture's content moves "
         "as the clip does."
     )
-    gallery = st.container()
+    above = st.container()
     one, two, three, four = st.columns([2.6, 1.6, 2, 1.1], vertical_alignment="bottom")
     with one:
         network = models.choose_network()
@@ -48,8 +48,8 @@ def page() -> None:
         st.caption("Videos draw nothing at random: equal frames give equal results.")
     source = clips.get(clip) if clip != OWN else _own()
     downloads.ensure_here(network, [layer])
-    with gallery:
-        (picture,) = pictures.choose(network)
+    with above:
+        (picture,) = gallery.choose(network)
     if clip == OWN and source is None:
         st.info(
             "Choose a clip: mp4, mkv, avi, webm, mov or gif, up to 64 MB and 5 minutes.",
@@ -71,7 +71,12 @@ def page() -> None:
         _run(interpreter, picture, source, (key, work))
     made = _made()
     if made and made["key"] == key:
-        _show(made, picture, (network, layer, clip))
+        _show(made, picture)
+        size = made["last"].frames.shape[-1]
+        code, command = _again(network, layer, picture, _file(source), size)
+        again = figures.Again(code, command, pictures.unsaved([picture], size))
+        told = about(network, layer, made["clip"], made["frames"], made["whole"])
+        figures.footer("video", made["data"], told, again)
 
 
 class _Work:
@@ -95,7 +100,7 @@ def _clips() -> dict[str, Path]:
     folder = pictures.DATA / "videos"
     if not folder.is_dir():
         return {}
-    return {each.stem: each for each in sorted(folder.iterdir()) if each.suffix.lower() in SUFFIXES}
+    return {each.name: each for each in sorted(folder.iterdir()) if each.suffix.lower() in SUFFIXES}
 
 
 def _own() -> tuple[str, bytes] | None:
@@ -137,7 +142,7 @@ def _run(interpreter: Interpreter, picture: Any, source: Any, task: tuple[Any, _
         try:
             content = picture.load(size)
             with _opened(source, size) as clip, ClipWriter(path, clip, size) as writer:
-                made |= {"total": clip.frames, "rate": float(clip.rate), "sound": clip.sound is not None}
+                made |= {"total": clip.frames, "clip": clip}
                 begun, shown = time.monotonic(), 0.0
                 parts = translated(interpreter, content, _bounded(clip))
                 while (part := _next(parts)) is not None:
@@ -148,7 +153,7 @@ def _run(interpreter: Interpreter, picture: Any, source: Any, task: tuple[Any, _
                     if time.monotonic() - shown > 1 / _LOOKS_A_SECOND:
                         shown = time.monotonic()
                         _live(bar, live, part, content, made)
-                made |= {"whole": True, "damage": clip.damage}
+                made["whole"] = True
         finally:
             if made["frames"]:
                 made["data"] = Path(path).read_bytes()
@@ -185,16 +190,16 @@ def _live(bar: Any, live: Any, part: Translated, content: Any, made: dict[str, A
     live.html(figures.equation(tiles, ["+", "="]))
 
 
-def _show(made: dict[str, Any], picture: Any, names: tuple[str, str, str]) -> None:
-    network, layer, clip = names
+def _show(made: dict[str, Any], picture: pictures.Picture) -> None:
+    clip = made["clip"]
     total = f" of {made['total']}" if made.get("total") else ""
     if not made["whole"]:
         st.info(
             f"Stopped at frame {made['frames']}{total}; this is the clip as far as it goes.",
             icon=":material/stop:",
         )
-    if made.get("damage"):
-        st.warning(public(UserError(made["damage"])), icon=":material/broken_image:")
+    if clip.damage:
+        st.warning(public(UserError(clip.damage)), icon=":material/broken_image:")
     left, right = st.columns([1, 1.2], gap="large")
     with left:
         figures.heading("Result")
@@ -205,13 +210,23 @@ def _show(made: dict[str, Any], picture: Any, names: tuple[str, str, str]) -> No
         size = part.frames.shape[-1]
         tiles = [(part.frames[-1], "clip"), (picture.load(size), "picture"), (part.results[-1], "result")]
         st.html(figures.equation(tiles, ["+", "="]))
-        sound = "with the clip's sound" if made.get("sound") else "without sound, as the clip"
+        sound = "without sound, as the clip" if clip.sound is None else "with the clip's sound"
         st.caption(
-            f"{made['frames']} frames at {made['rate']:.4g} frames/s, {sound}; made at {made['speed']:.0f} frames/s."
+            f"{made['frames']} frames at {float(clip.rate):.4g} frames/s, {sound}; "
+            f"made at {made['speed']:.0f} frames/s."
         )
-    about = {each: made.get(each) for each in ("frames", "rate", "sound", "whole")}
-    path = "" if clip == BUILT_IN else f"{clip}.mp4" if clip != OWN else "clip.mp4"
-    opened = "DrawnClip(size=side)" if clip == BUILT_IN else f"Clip({path!r}, side)"
+
+
+def _file(source: Path | tuple[str, bytes] | None) -> str:
+    """What the clip is called on disk; empty for the built-in one."""
+    if source is None:
+        return ""
+    return source.as_posix() if isinstance(source, Path) else Path(source[0]).parent.name
+
+
+def _again(network: str, layer: str, picture: pictures.Picture, file: str, size: int) -> tuple[str, str]:
+    """The Python and the command that make the clip again."""
+    opened = f"Clip({file!r}, side)" if file else "DrawnClip(size=side)"
     code = python(
         f"interpreter = Interpreter.load({network!r}, layer={layer!r})",
         "side = interpreter.image_size",
@@ -219,8 +234,7 @@ def _show(made: dict[str, Any], picture: Any, names: tuple[str, str, str]) -> No
         f"with {opened} as clip, ClipWriter('video.mp4', clip, side) as writer:",
         "    for part in translated(interpreter, picture, clip):",
         "        writer.write(part.results)",
+        f"print(about({network!r}, {layer!r}, clip, writer.count, whole=True))",
     )
-    command = f"invariances video {network} {picture.file} --layer {layer}" + (
-        f" --clip {path}" if path else ""
-    )
-    figures.footer("video", made["data"], about, code, command)
+    more = ["--clip", file] if file else []
+    return code, shell("video", network, picture.file, "--layer", layer, *more)

@@ -45,6 +45,7 @@ def attack(
 
     from invariances.cli.results import class_number, interpreter_of, pictures_of, written
     from invariances.experiments.attack import attack as run
+    from invariances.experiments.samples import record
     from invariances.system.seeds import seeded
     from invariances.zoo.interpreters import layers_of
 
@@ -58,4 +59,6 @@ def attack(
         rows.append(found.tiles())
         numbers += found.numbers(interpreter.representation.class_names)
     names = ["picture", "attacked", "autoencoder", "network sees", "with noise", *["sample", "attacked"] * n]
-    written(output, torch.cat(rows), numbers, (None, names))
+    cut = interpreter.representation
+    asked = {"method": method, "epsilon": epsilon, "target": aim, "n": n, "seed": seed}
+    written(output, torch.cat(rows), record(cut.network_name, cut.layer, numbers, **asked), (None, names))

@@ -32,4 +32,5 @@ def mix(
 
     interpreter = interpreter_of(model, layer, network, device)
     found = run(interpreter, pictures_of(images, interpreter.image_size))
-    written(output, found.grid(), {"rows": "content", "columns": "invariances", "kept": found.kept.tolist()})
+    cut = interpreter.representation
+    written(output, found.grid(), found.numbers(cut.network_name, cut.layer))

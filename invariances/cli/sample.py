@@ -44,6 +44,7 @@ def sample(
 
     from invariances.cli.results import interpreter_of, pictures_of, written
     from invariances.experiments.layers import told_by
+    from invariances.experiments.samples import record
     from invariances.system.seeds import seeded
 
     interpreter = interpreter_of(model, layer, network, device)
@@ -59,6 +60,6 @@ def sample(
     names += ["refined" if refine else "sample"] * n
     asked = {"n": n, "temperature": temperature, "diverse": diverse, "refine": refine, "seed": seed}
     cut = interpreter.representation
-    numbers = {"network": cut.network_name, "layer": cut.layer, **asked}
-    numbers["pictures"] = told_by(interpreter, pictures, samples, rebuilt)
+    told = told_by(interpreter, pictures, samples, rebuilt)
+    numbers = record(cut.network_name, cut.layer, told, **asked)
     written(str(place if output is None else output), rows, numbers, (None, names))

@@ -38,6 +38,7 @@ def texture_bias(
     from tqdm import tqdm
 
     from invariances.cli.results import interpreter_of, pictures_of, written
+    from invariances.experiments.texture_bias import compared
     from invariances.experiments.texture_bias import texture_bias as run
     from invariances.system.seeds import seeded
     from invariances.zoo.readers import reader_for
@@ -51,4 +52,7 @@ def texture_bias(
         rows += [torch.cat([found.pictures, each[0]]) for each in found.samples]
         labels += [one.representation.network_name, two.representation.network_name]
         numbers += found.numbers()
-    written(output, torch.stack(rows), numbers, (labels, ["picture", *["sample"] * n]))
+    cuts = [each.representation for each in (one, two)]
+    asked = {"n": n, "temperature": temperature, "seed": seed}
+    told = compared([(each.network_name, each.layer) for each in cuts], numbers, **asked)
+    written(output, torch.stack(rows), told, (labels, ["picture", *["sample"] * n]))

@@ -36,10 +36,10 @@ def video(
 
     from invariances.cli.results import interpreter_of, pictures_of, write_json
     from invariances.data.clips import Clip, ClipWriter, DrawnClip
-    from invariances.experiments.video import translated
+    from invariances.experiments.video import about, translated
     from invariances.system.files import atomic
 
-    _check(output, clip)
+    _check(output, image, clip)
     interpreter = interpreter_of(model, layer, network, device)
     side = interpreter.image_size
     picture = pictures_of([image], side)[0]
@@ -56,20 +56,18 @@ def video(
     if source.damage:
         print(f"invariances: {source.damage}", file=sys.stderr)
     print(output)
-    about = {
-        "frames": writer.count,
-        "frames_per_second": float(source.rate),
-        "sound": source.sound is not None,
-    }
-    print(write_json(output, {**about, "network": interpreter.representation.network_name, "side": side}))
+    cut = interpreter.representation
+    print(write_json(output, about(cut.network_name, cut.layer, source, writer.count, whole=True)))
 
 
-def _check(output: str, clip: str | None) -> None:
+def _check(output: str, image: str, clip: str | None) -> None:
     from pathlib import Path
 
     from invariances.system.errors import UserError
 
     if Path(output).suffix.lower() != ".mp4":
         raise UserError(f"{output!r} has not the ending of what is written; use .mp4")
+    if Path(image).is_dir():
+        raise UserError(f"{image!r} is a folder; a video shows one picture: name it")
     if clip is not None and Path(output).resolve() == Path(clip).resolve():
         raise UserError(f"{output!r} is the clip itself; write elsewhere")

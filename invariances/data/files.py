@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import io
 import os
+import re
 import stat
 import sys
 import threading
@@ -203,7 +204,9 @@ def explained(name: str) -> Iterator[None]:
         dead = "is a link that leads nowhere" if os.path.islink(error.filename) else "does not exist"
         raise BrokenImage(f"{name} {dead}") from None
     except (_TooLarge, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BrokenImage(f"{name} is too large ({error}); make it smaller or remove it") from None
+        told = str(error)  # Pillow's begins with the number, and goes on about attacks
+        pixels = told if isinstance(error, _TooLarge) else f"{int(re.findall('[0-9]+', told)[0]):,} pixels"
+        raise BrokenImage(f"{name} is too large ({pixels}); make it smaller or remove it") from None
     except UnidentifiedImageError:
         raise BrokenImage(f"{name} is not a picture in a known format") from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes

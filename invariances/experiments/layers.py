@@ -52,6 +52,7 @@ class LayerView:
         samples: (n, 3, S, S).
         cosine: Of each sample's representation and the picture's, (n,): 1 is the same direction.
         others: Of each other picture's representation and the picture's, (m,); what unrelated pictures reach.
+        rebuilt: Cosine of the reconstruction's representation and the picture's; None without an encoder.
         agreement: Share of samples that the network gives the picture's class; None without classes.
         variance_open: Variance of latents that share the representation, by that of the other pictures' latents:
             0, the layer knows the picture; 1, nothing of it. None without an encoder or other pictures.
@@ -64,17 +65,17 @@ class LayerView:
     samples: Tensor
     cosine: Tensor
     others: Tensor
+    rebuilt: float | None
     agreement: float | None
     variance_open: float | None
 
-    def numbers(self) -> dict[str, float | str | None]:
-        """Names and numbers as JSON takes them."""
+    def numbers(self) -> dict[str, float | None]:
+        """As JSON takes them: those of `told_by`, and what other pictures tell."""
         return {
-            "network": self.network,
-            "layer": self.layer,
             "cosine_of_samples": float(self.cosine.mean()),
-            "cosine_of_others": float(self.others.mean()) if len(self.others) else None,
+            "cosine_of_reconstruction": self.rebuilt,
             "agreement": self.agreement,
+            "cosine_of_others": float(self.others.mean()) if len(self.others) else None,
             "variance_open": self.variance_open,
         }
 
@@ -160,6 +161,7 @@ def _view(
     latents = latents_of(interpreter, shown, z, fresh=True)
     samples = interpreter.decode(latents)[0]
     seen = torch.cat([interpreter.represent(part) for part in in_chunks(samples)])
+    rebuilt = interpreter.reconstruct(image) if interpreter.encodes else None
     apart = _apart(image, others)
     far = z[:0] if others is None else others.z[apart]
     agreement = _agreement(predicted(interpreter, image), predicted(interpreter, samples))
@@ -171,10 +173,11 @@ def _view(
         interpreter.representation.network_name,
         interpreter.representation.layer,
         image[0].cpu(),
-        interpreter.reconstruct(image)[0].cpu() if interpreter.encodes else None,
+        None if rebuilt is None else rebuilt[0].cpu(),
         samples.cpu(),
         cosine(seen, z.expand_as(seen)).cpu(),
         cosine(far, z.expand_as(far)).cpu(),
+        None if rebuilt is None else float(cosine(interpreter.represent(rebuilt), z)),
         agreement,
         variance_open,
     )

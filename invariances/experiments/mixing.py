@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,6 +36,11 @@ class Mixture:
         corner = torch.ones_like(self.pictures[:1])
         rows = [torch.cat([own[None], row]) for own, row in zip(self.pictures, self.mixed)]
         return torch.stack([torch.cat([corner, self.pictures]), *rows])
+
+    def numbers(self, network: str, layer: str) -> dict[str, Any]:
+        """What was kept, with the names of network and layer, as JSON takes it."""
+        told = {"network": network, "layer": layer, "rows": "content", "columns": "invariances"}
+        return {**told, "kept": self.kept.tolist()}
 
 
 @torch.no_grad()

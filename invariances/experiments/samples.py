@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -78,6 +81,11 @@ def sample_rows(
     samples = interpreter.sample(images, n, temperature, generator)
     columns = [interpreter.resized(images), interpreter.reconstruct(images), *samples.unbind(1)]
     return torch.stack(columns, dim=1).cpu(), ["picture", "autoencoder", *["sample"] * n]
+
+
+def record(network: str, layer: str, rows: Sequence[Any], **asked: Any) -> dict[str, Any]:
+    """What a file of numbers says: whose they are, what was asked, and one object for each picture."""
+    return {"network": network, "layer": layer, **asked, "pictures": list(rows)}
 
 
 def in_chunks(images: Tensor) -> list[Tensor]:

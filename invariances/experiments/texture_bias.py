@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,15 @@ class TextureBias:
             }
             for at in range(len(self.pictures))
         ]
+
+
+def compared(names: Sequence[tuple[str, str]], rows: Sequence[Any], **asked: Any) -> dict[str, Any]:
+    """What a file of numbers says: both networks and layers, what was asked, and one object for each picture."""
+    both = {
+        which: {"network": network, "layer": layer}
+        for which, (network, layer) in zip(("first", "second"), names)
+    }
+    return {**both, **asked, "pictures": list(rows)}
 
 
 @torch.no_grad()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from invariances.data.clips import Clip, DrawnClip
 from invariances.experiments.samples import needs_encoder
 from invariances.interpreter import Interpreter
 
@@ -28,6 +30,27 @@ class Translated:
     first: int
     frames: Tensor
     results: Tensor
+
+
+def about(network: str, layer: str, source: Clip | DrawnClip, frames: int, whole: bool) -> dict[str, Any]:
+    """What a file about a translated clip says.
+
+    Args:
+        network: Its name.
+        layer: Its name.
+        source: The clip that was read.
+        frames: How many came out.
+        whole: Whether that is all of it.
+    """
+    return {
+        "network": network,
+        "layer": layer,
+        "frames": frames,
+        "frames_per_second": float(source.rate),
+        "side": source.size,
+        "sound": source.sound is not None,
+        "whole": whole and not source.damage,
+    }
 
 
 def translated(

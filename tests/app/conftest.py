@@ -109,6 +109,7 @@ def script(tmp_path_factory, far):
     )  # fmt: skip
     path = folder / "app.py"
     path.write_text(f"{head}\nfrom invariances.app.frame import main\nmain()\n")
+    path.with_name("attacks.py").write_text(f"{head}\nfrom invariances.app.attacks import page\npage()\n")
     return path
 
 
@@ -199,7 +200,7 @@ def visit(server, browser):
     """Opens a page of the app in a visit of its own, and waits until it has computed."""
     contexts = []
 
-    def go(path="", width=1280, scheme="light", wait=True):
+    def go(path="attacks", width=1280, scheme="light", wait=True):
         context = browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, accept_downloads=True
         )

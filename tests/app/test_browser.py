@@ -104,7 +104,7 @@ def test_attacks_start_resample_download_and_link(visit, place):
     assert second[7:] != first[7:]
     assert Image.open(io.BytesIO(download(page, "Pictures"))).format == "PNG"
     numbers = json.loads(download(page, "Numbers"))
-    assert len(numbers["predicted_original"]) == 3
+    assert len(numbers["pictures"][0]["predicted_original"]) == 3
     assert shown(page) == second, "a download changes nothing"
     pick(page, 7)
     changed(page, second)
@@ -228,10 +228,19 @@ def test_pasted_pictures_are_taken(visit):
 
 
 def test_links_name_nothing_outside(visit, place):
-    page = visit("?picture=custom:../../outside.png")
+    page = visit("attacks?picture=custom:../../outside.png")
     assert "not offered here" in page.locator(".stMain").inner_text()
-    page = visit("?picture=custom:more/a.png&network=nonsense&epsilon=9&seed=-4&layer=..%2Fx")
+    page = visit("attacks?picture=custom:more/a.png&network=nonsense&epsilon=9&seed=-4&layer=..%2Fx")
     assert "not offered here" not in page.locator(".stMain").inner_text()
+
+
+def test_the_first_page_leads_to_each_demo(visit):
+    page = visit("", wait=False)
+    page.locator("[class*=st-key-card-] img").nth(4).wait_for(timeout=20_000)
+    page.locator(".st-key-card-mixing").click(position={"x": 50, "y": 50})
+    page.wait_for_url("**/mixing**", timeout=30_000)
+    settled(page)
+    assert visit("attacks").get_by_text("Page not found").count() == 0
 
 
 def test_a_folder_is_watched_and_broken_files_are_named(visit, place):
@@ -264,10 +273,17 @@ def test_ten_visitors_keep_their_pictures_apart(visit):
 
 @pytest.mark.parametrize(
     ("path", "scheme"),
-    [("", "light"), ("layers", "dark"), ("texture", "light"), ("mixing", "dark"), ("video", "light")],
+    [
+        ("", "light"),
+        ("attacks", "light"),
+        ("layers", "dark"),
+        ("texture", "light"),
+        ("mixing", "dark"),
+        ("video", "light"),
+    ],
 )
 def test_narrow_pages_do_not_scroll_sideways(visit, path, scheme):
-    page = visit(path, 400, scheme, wait=path != "video")
+    page = visit(path, 400, scheme, wait=path not in ("", "video"))
     assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 401
 
 
@@ -275,7 +291,7 @@ def test_no_other_address_is_asked(server, browser):
     context, asked = browser.new_context(), []
     page = context.new_page()
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(server)
+    page.goto(f"{server}/attacks")
     settled(page)
     context.close()
     assert [each for each in asked if not each.startswith((server, "data:", "blob:"))] == []

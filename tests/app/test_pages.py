@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from invariances.app import figures, pictures
+from invariances.app import figures, gallery, pictures
 from invariances.app.compute import Turns
 from invariances.app.frame import public
 from invariances.system.errors import UserError
@@ -17,12 +17,12 @@ testing = pytest.importorskip("streamlit.testing.v1")
 
 @pytest.fixture
 def app(script, place, monkeypatch):
-    """A visit to a page."""
+    """A visit to the page of attacks."""
     from invariances.zoo import registry
 
     monkeypatch.chdir(place)
     monkeypatch.setattr(registry, "registry", registry.registry)
-    return testing.AppTest.from_file(str(script), default_timeout=60)
+    return testing.AppTest.from_file(str(script.with_name("attacks.py")), default_timeout=60)
 
 
 def results(app):
@@ -52,6 +52,38 @@ def test_a_target_and_more_samples(app):
     assert results(app)[2].count("<img") == 10
 
 
+def test_a_link_shows_the_place_that_its_picture_comes_from(app):
+    app.query_params["picture"] = "custom:more/a.png"
+    app.run()
+    assert app.session_state["source-False"] == "custom"
+
+
+def test_problems_of_several_uploads_are_one_box(app, monkeypatch):
+    monkeypatch.setattr(gallery, "take", lambda files: ["a.png is empty.", "b*c*.png is empty."])
+    app.run()
+    assert [each.value for each in app.warning] == ["a.png is empty.  \nb\\*c\\*.png is empty."]
+
+
+def test_all_new_uploads_are_mixed(app, script, monkeypatch):
+    import streamlit as st
+
+    def take(files):
+        if "yours" not in st.session_state:
+            st.session_state["yours"] = {
+                f"yours-{k}": (f"{k}", np.full((256, 256, 3), k, np.uint8)) for k in (1, 2)
+            }
+            st.session_state["newest"] = ["yours-1", "yours-2"]
+        return []
+
+    monkeypatch.setattr(gallery, "take", take)
+    page = script.with_name("mixing_page.py")
+    page.write_text(script.with_name("attacks.py").read_text().replace("app.attacks", "app.mixing"))
+    app = testing.AppTest.from_file(str(page), default_timeout=60).run()
+    assert not app.exception
+    assert app.session_state["shown"][-2:] == ["yours-1", "yours-2"]
+    assert app.session_state["source-False"] == "Yours"
+
+
 def test_only_offered_pictures_are_found(place, monkeypatch):
     monkeypatch.chdir(place)
     assert pictures.find("custom:more/a.png").label == "a"
@@ -72,7 +104,7 @@ def test_only_offered_pictures_are_found(place, monkeypatch):
 def test_bad_uploads_leave_no_file(content, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with pytest.raises(UserError):
-        pictures.read_square(content)
+        gallery.read_square(content)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -83,11 +115,15 @@ def test_huge_pictures_are_refused_and_small_ones_squared(tmp_path):
 
     file = io.BytesIO()
     Image.new("1", (20_000, 10_000)).save(file, "PNG")
-    with pytest.raises(UserError, match="too large"):
-        pictures.read_square(file.getvalue())
+    with pytest.raises(UserError, match=r"too large \(200,000,000 pixels\)"):
+        gallery.read_square(file.getvalue())
     file = io.BytesIO()
     Image.new("RGB", (90, 40), (9, 9, 9)).save(file, "PNG")
-    assert np.array_equal(pictures.read_square(file.getvalue()), np.full((256, 256, 3), 9, np.uint8))
+    assert np.array_equal(gallery.read_square(file.getvalue()), np.full((256, 256, 3), 9, np.uint8))
+
+
+def test_names_of_files_are_no_markdown():
+    assert figures.plain("[a](b) *c* :red[d] $e$") == r"\[a\]\(b\) \*c\* \:red\[d\] \$e\$"
 
 
 def test_errors_name_no_place_on_this_machine():

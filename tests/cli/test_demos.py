@@ -103,7 +103,7 @@ def test_attack_writes_a_grid_and_numbers(run, pictures, tmp_path):
     status, out, err = run("attack", *words, "--epsilon", "0.1", "--target", "heart", "--n", "2")
     assert status == 0, err
     assert out.split() == [str(target), str(target.with_suffix(".json"))]
-    rows = json.loads(target.with_suffix(".json").read_text())
+    rows = json.loads(target.with_suffix(".json").read_text())["pictures"]
     assert len(rows) == 2
     assert set(rows[0]["movement"]) == set(LAYERS)
     assert rows[0]["largest_change"] == pytest.approx(0.1, abs=1e-4)
@@ -123,7 +123,7 @@ def test_mix_and_texture_bias_write_theirs(run, pictures, tmp_path):
     words = ["shapes_shape", "shapes_texture", pictures / "0.png", "--layer", "pool", "--n", "3"]
     status, _, err = run("texture-bias", *words, "--output", tmp_path / "t.png")
     assert status == 0, err
-    (row,) = json.loads((tmp_path / "t.json").read_text())
+    (row,) = json.loads((tmp_path / "t.json").read_text())["pictures"]
     assert set(row["first"]) == {"cosine", "shape", "texture"}
 
 
@@ -156,6 +156,8 @@ def test_video_writes_a_clip(run, pictures, tmp_path, monkeypatch):
         "video", *words[:2], "--clip", "none.mp4", "--layer", "pool", "--output", tmp_path / "w.mp4"
     )
     assert (status, "does not exist" in err) == (2, True)
+    status, _, err = run("video", "shapes_shape", pictures, "--layer", "pool", "--output", tmp_path / "w.mp4")
+    assert (status, "is a folder" in err) == (2, True)
     assert not (tmp_path / "w.mp4").exists()
 
 
