@@ -284,7 +284,7 @@ def test_ten_visitors_keep_their_pictures_apart(visit):
 )
 def test_narrow_pages_do_not_scroll_sideways(visit, path, scheme):
     page = visit(path, 400, scheme, wait=path not in ("", "video"))
-    assert page.evaluate("document.querySelector('.stMain').scrollWidth") <= 401
+    page.wait_for_function("document.querySelector('.stMain').scrollWidth <= 401", timeout=20_000)
 
 
 def test_no_other_address_is_asked(server, browser):
