@@ -122,4 +122,6 @@ def compare_profiles(one: str, other: str, output: str = "comparison") -> None:
         print(text_table(["layer", "sure difference", "one", "other", "difference"], rows))
     else:
         print("no difference is sure")
+    if alone := found["layers_of_one_alone"]:
+        print(f"not compared, since only one has them: {', '.join(alone)}", file=sys.stderr)
     print(f"page: {Path(output) / 'index.html'}", file=sys.stderr)

@@ -63,6 +63,12 @@ def compare(
         "other": {"folder": str(other), "network": told[1]["network"]},
         "pictures_sampled": told[0]["pictures_sampled"],
         "layers": layers,
+        "layers_of_one_alone": [
+            f"{name} ({side})"
+            for side, each, shown in zip(("one", "other"), told, zip(*pairs, strict=True), strict=True)
+            for name in each["layers_measured"]
+            if name not in shown
+        ],
     }
     write_numbers(folder / COMPARISON, result)
     story = CompareStory(finite(result), pictures, most_different_first(pictures))

@@ -55,6 +55,8 @@ def write_compare_page(story: CompareStory, path: Path) -> Path:
         f"same noise. Shown is <b>{other} minus {one}</b>; a bar is the 95 % interval of the difference, and where it "
         "leaves out 0 the difference is sure (orange).</p>"
     )
+    if alone := summary["layers_of_one_alone"]:
+        opening += f"<p>Only one of them has, so not compared: {html.escape(', '.join(alone))}.</p>"
     sections = {
         "Differences": [difference_charts(summary["layers"], names[1])],
         "Pictures, the most different first": gallery(story, names),

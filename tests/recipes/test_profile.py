@@ -142,6 +142,18 @@ def test_networks_that_differ_are_told_apart(place, made):
                 assert one["one_interval"][0] <= one["one"] <= one["one_interval"][1], name
 
 
+def test_a_layer_that_only_one_has_is_named(place, made, capsys):
+    shutil.copytree(place / "other", place / "fewer")
+    told = json.loads((place / "fewer" / PROFILE).read_text())
+    told["layers_measured"].remove("layer4")
+    (place / "fewer" / PROFILE).write_text(json.dumps(told))
+    apart = place / "not all"
+    assert main(["compare", str(place / "one"), str(place / "fewer"), "--output", str(apart)]) == 0
+    assert "not compared, since only one has them: layer4 (one)" in capsys.readouterr().err
+    assert json.loads((apart / "comparison.json").read_text())["layers_of_one_alone"] == ["layer4 (one)"]
+    assert "not compared: layer4 (one)" in (apart / "index.html").read_text()
+
+
 def test_the_command_compares(place, made, capsys):
     status = main(
         ["compare", str(place / "one"), str(place / "other"), "--output", str(place / "by_command")]
