@@ -126,7 +126,7 @@ def test_a_folder_goes_on_with_the_same_profile_alone(run, runs, tmp_path):
     assert before["layers"] == after["layers"]
     status, _, err = run(*words, "--seed", "1")
     assert status == 2
-    assert "another seed; choose another --output" in err
+    assert "differs in seed; choose another --output" in err
 
 
 def test_an_interpreter_goes_by_its_own_name_too(run):
