@@ -1,16 +1,15 @@
-"""The page that opens first: each demo with a picture and a sentence."""
+"""The page that opens first, without torch: each demo with a picture and a sentence."""
 
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import streamlit as st
 from PIL import Image
-
-from invariances.app import figures
 
 PICTURES = Path(__file__).with_name("home.png")
 """One picture for each demo, below each other; `docs/demos/home.py` makes them."""
@@ -26,9 +25,9 @@ CARDS = {
 
 def page(pages: Mapping[str, st.Page]) -> None:
     """A card for each demo, which leads there."""
-    figures.lead(
-        "A layer of a network keeps some of a picture and ignores the rest. Here what it ignores is drawn anew, so "
-        "that what it keeps can be seen."
+    st.html(
+        "<p class='inv-lead'>A layer of a network keeps some of a picture and ignores the rest. Here what it ignores is "
+        "drawn anew, so that what it keeps can be seen.</p>"
     )
     with st.container(horizontal=True, key="cards"):
         for name, picture in zip(CARDS, _pictures()):
@@ -41,7 +40,11 @@ def page(pages: Mapping[str, st.Page]) -> None:
 @cache
 def _pictures() -> list[str]:
     """The demos' pictures as addresses that hold them."""
+    found = []
     with Image.open(PICTURES) as strip:
         height = strip.height // len(CARDS)
-        parts = [strip.crop((0, k * height, strip.width, (k + 1) * height)) for k in range(len(CARDS))]
-    return ["data:image/png;base64," + base64.b64encode(figures.png(each)).decode() for each in parts]
+        for k in range(len(CARDS)):
+            file = io.BytesIO()
+            strip.crop((0, k * height, strip.width, (k + 1) * height)).save(file, "png")
+            found.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
+    return found
