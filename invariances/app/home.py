@@ -26,8 +26,8 @@ CARDS = {
 def page(pages: Mapping[str, st.Page]) -> None:
     """A card for each demo, which leads there."""
     st.html(
-        "<p class='inv-lead'>A layer of a network keeps some of a picture and ignores the rest. Here what it ignores is "
-        "drawn anew, so that what it keeps can be seen.</p>"
+        "<p class='inv-lead'>A layer of a network keeps some of a picture and ignores the rest. Here what it ignores "
+        "is drawn anew, so that what it keeps can be seen.</p>"
     )
     with st.container(horizontal=True, key="cards"):
         for name, picture in zip(CARDS, _pictures()):
