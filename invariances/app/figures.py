@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -16,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from invariances.app.pngs import held, png
 from invariances.data.arrays import to_uint8
 from invariances.report.grids import grid
 
@@ -40,17 +39,13 @@ def heading(text: str, note: str = "") -> None:
     )
 
 
-def png(picture: Image.Image) -> bytes:
-    """A PNG file's bytes."""
-    file = io.BytesIO()
-    picture.save(file, "PNG", compress_level=4)
-    return file.getvalue()
-
-
 def address(image: Tensor) -> str:
     """A picture (3, H, W) in [-1, 1] as an address that holds it."""
-    picture = Image.fromarray(to_uint8(image[None])[0].numpy())
-    return "data:image/png;base64," + base64.b64encode(png(picture)).decode()
+    return held(_picture(image))
+
+
+def _picture(image: Tensor) -> Image.Image:
+    return Image.fromarray(to_uint8(image[None])[0].numpy())
 
 
 def figure(image: Tensor, caption: str = "") -> str:
@@ -182,7 +177,7 @@ def footer(name: str, made: Tensor | bytes, numbers: Any, again: Again) -> None:
 
 
 def _save(file: str, image: Tensor) -> None:
-    data = png(Image.fromarray(to_uint8(image[None])[0].numpy()))
+    data = png(_picture(image))
     st.download_button(
         file, data, file, "image/png", icon=":material/download:", on_click="ignore", key=f"save-{file}"
     )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
 import streamlit as st
 from PIL import Image
+
+from invariances.app.pngs import held
 
 PICTURES = Path(__file__).with_name("home.png")
 """One picture for each demo, below each other; `docs/demos/home.py` makes them."""
@@ -40,11 +40,6 @@ def page(pages: Mapping[str, st.Page]) -> None:
 @cache
 def _pictures() -> list[str]:
     """The demos' pictures as addresses that hold them."""
-    found = []
     with Image.open(PICTURES) as strip:
         height = strip.height // len(CARDS)
-        for k in range(len(CARDS)):
-            file = io.BytesIO()
-            strip.crop((0, k * height, strip.width, (k + 1) * height)).save(file, "png")
-            found.append("data:image/png;base64," + base64.b64encode(file.getvalue()).decode())
-    return found
+        return [held(strip.crop((0, k * height, strip.width, (k + 1) * height))) for k in range(len(CARDS))]
