@@ -204,6 +204,10 @@ def _seen(
     """What layer and network make of the original, the attacked and the noisy pictures."""
     z = {name: torch.cat([interpreter.represent(p) for p in in_chunks(each)]) for name, each in three.items()}
     own = torch.cat([interpreter.encode(part) for part in in_chunks(three["original"])])[:, None]
+    changed = torch.cat([z["attacked"], z["noisy"]])
+    seen, noise_seen = pictures_of(interpreter, torch.cat([own, own]), changed)[:, 0].cpu().chunk(2)
+    told = torch.cat([z["original"], z["attacked"]])
+    samples, attacked_samples = pictures_of(interpreter, torch.cat([v, v]), told, fresh=True).cpu().chunk(2)
     return Attack(
         original=three["original"].cpu(),
         attacked=three["attacked"].cpu(),
@@ -214,10 +218,10 @@ def _seen(
         target=None if aim is None else aim.cpu(),
         reconstruction=interpreter.reconstruct(three["original"]).cpu(),
         attacked_reconstruction=interpreter.reconstruct(three["attacked"]).cpu(),
-        seen=pictures_of(interpreter, own, z["attacked"])[:, 0].cpu(),
-        noise_seen=pictures_of(interpreter, own, z["noisy"])[:, 0].cpu(),
-        samples=pictures_of(interpreter, v, z["original"], fresh=True).cpu(),
-        attacked_samples=pictures_of(interpreter, v, z["attacked"], fresh=True).cpu(),
+        seen=seen,
+        noise_seen=noise_seen,
+        samples=samples,
+        attacked_samples=attacked_samples,
         movement=_movement(interpreter.representation, three, layers),
     )
 

@@ -69,9 +69,11 @@ class Permutation(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        order = torch.randperm(dim)
+        order = torch.empty(dim, dtype=torch.long)
+        if not order.is_meta:  # where torch would import a compiler to draw nothing
+            torch.randperm(dim, out=order)
         self.register_buffer("order", order)
-        self.register_buffer("back", order.argsort())
+        self.register_buffer("back", torch.empty(dim, dtype=torch.long) if order.is_meta else order.argsort())
 
     def forward(self, x: Tensor) -> Tensor:
         """Reorder (N, D)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -54,10 +55,11 @@ class MapVelocity(nn.Module):
         self.grid = grid_of(height, breadth)
         self.width = width
         entries = channels * self.patch**2
-        self.register_buffer("frequencies", 2 * math.pi * torch.logspace(-2, 1.2, _FREQUENCIES))
+        turns = 2 * math.pi * np.logspace(-2, 1.2, _FREQUENCIES)
+        self.register_buffer("frequencies", torch.from_numpy(turns.astype(np.float32)))
         self.time = nn.Sequential(nn.Linear(2 * _FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.first = nn.Linear(entries, width)
-        self.place = nn.Parameter(0.02 * torch.randn(1, self.grid[0] * self.grid[1], width))
+        self.place = nn.Parameter(torch.empty(1, self.grid[0] * self.grid[1], width).uniform_(-0.035, 0.035))
         self.blocks = nn.ModuleList(_Block(width, self.grid) for _ in range(blocks))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from enum import Enum
 from typing import Any
 
 from torch import nn
@@ -21,12 +22,10 @@ def weights_of(given: Any) -> Weights:
     Raises:
         UserError: it is nothing of the kind.
     """
-    from torchvision.models import WeightsEnum
-
     if given is None or isinstance(given, Mapping):
         return given
-    if isinstance(given, WeightsEnum):
-        return f"{type(given).__name__}.{given.name}"
+    if isinstance(given, Enum) and published_entry(named := f"{type(given).__name__}.{given.name}"):
+        return named
     if isinstance(given, (str, os.PathLike)) and os.fspath(given):
         return os.fspath(given)
     advice = "its state_dict()" if isinstance(given, nn.Module) else "None for the published ones"

@@ -82,11 +82,11 @@ def checked_function(extractor: Extractor, probe: Tensor, batch_axes: Sequence[i
         UserError: names the layer, and says by how much it differs.
     """
     with torch.no_grad():
-        truth, again = extractor.by_hooks(probe.clone()), extractor.by_hooks(probe.clone())
+        truth, again = extractor(probe.clone()), extractor(probe.clone())
         for tap, one, two in zip(extractor.taps, truth, again, strict=True):
             _same(two, one, _called(tap.module, title), "two passes of the same pictures", _CHANCE)
         try:
-            alone = extractor.by_hooks(probe[:1].clone())
+            alone = extractor(probe[:1].clone())
         except Exception as error:  # whatever an arbitrary network raises
             raise UserError(
                 f"{title} runs on two pictures and not on one ({short(error)}), so what it says of a picture depends "
@@ -133,7 +133,7 @@ def check_weights(extractor: Extractor, probe: Tensor, source: Network) -> None:
         UserError: names them.
     """
     with torch.no_grad():
-        outputs = extractor.by_hooks(probe.clone())
+        outputs = extractor(probe.clone())
     for tap, output in zip(extractor.taps, outputs, strict=True):
         if output.is_floating_point() and bool(output.isnan().any()):
             more = f" and {len(source.lacking) - 1} more" if len(source.lacking) > 1 else ""

@@ -178,8 +178,9 @@ def _from_module(module: nn.Module, weights: Weights) -> Network:
 
 
 def _is_torchvision_weights(name: str, weights: Weights) -> bool:
-    is_name = name in torchvision_names() and isinstance(weights, str)
-    return is_name and published_entry(weights, name) is not None  # type: ignore[arg-type]
+    if not isinstance(weights, str) or name not in torchvision_names():
+        return False
+    return published_entry(weights, name) is not None
 
 
 def _zoo_names() -> list[str]:

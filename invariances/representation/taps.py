@@ -1,31 +1,22 @@
-"""The outputs of named modules in one pass: torchvision's feature extraction first, forward hooks where it fails.
+"""The outputs of named modules in one pass, by forward hooks: what the modules returned, whatever the network does.
 
-An `Extractor` is built once for a set of taps and checked on a probe: hooks say what a module returned, so a traced
-graph is kept only where it gives the same. That refuses graphs in which tracing fixed a branch, dropped an in-place
-operation, or mixed up two nodes of similar names. Both ways stop at the last tap, and hand out copies where the pass
-goes on, so that an in-place activation after a tap cannot change it. Inputs whose memory is laid out channels-last are
-faster in many networks; a network that objects, or answers otherwise, gets them as it takes them.
+A pass stops at the last tap, and hands out copies where it goes on, so that an in-place activation after a tap cannot
+change it. Inputs whose memory is laid out channels-last are faster in many networks; a network that objects, or answers
+otherwise, gets them as it takes them.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-import io
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import redirect_stderr
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from invariances.system.errors import UserError
-
-_SAME = 1e-4
-"""Difference between a traced graph and the network: the same kernels in the same order."""
 
 _HOOKS = threading.RLock()  # hooks hang on a shared network, so passes with hooks take turns
 
@@ -134,30 +125,20 @@ class Extractor:
     Args:
         network: in eval mode.
         taps: which calls of which modules.
-        probe: inputs to check the traced graph with.
-
-    Raises:
-        UserError: where a tap is not reached, or holds no tensor.
+        probe: inputs to try channels-last with.
     """
 
     def __init__(self, network: nn.Module, taps: Sequence[Tap], probe: Tensor) -> None:
         self.network, self.taps = network, tuple(taps)
-        self._graph: nn.Module | None = None
         self._probe = probe
         self._channels_last: bool | None = None
-        with torch.no_grad():
-            truth = self.by_hooks(probe)
-            graph = _trace(network, self.taps)
-            if graph is not None and _agrees(lambda inputs: _in_order(graph(inputs)), probe, truth, _SAME):
-                self._graph = graph
-
-    @property
-    def method(self) -> str:
-        """'graph' or 'hooks'."""
-        return "hooks" if self._graph is None else "graph"
 
     def __call__(self, inputs: Tensor) -> list[Tensor]:
-        """The outputs for network inputs (N, C, H, W)."""
+        """The outputs for network inputs (N, C, H, W).
+
+        Raises:
+            UserError: where a tap is not reached, or holds no tensor.
+        """
         if not inputs.is_contiguous():
             channels_last = inputs.is_contiguous(memory_format=torch.channels_last)
             inputs = inputs if channels_last and self.takes_channels_last() else inputs.contiguous()
@@ -166,21 +147,22 @@ class Extractor:
     def takes_channels_last(self) -> bool:
         """Whether the network answers as it should where its input's memory is laid out channels-last; tried once."""
         if self._channels_last is None:
-            with torch.no_grad(), redirect_stderr(io.StringIO()):  # a graph that fails prints its trace
-                turned = self._probe.contiguous(memory_format=torch.channels_last)
+            with torch.no_grad():
                 truth = self._run(self._probe.clone())
-                self._channels_last = _agrees(
-                    self._run, turned.clone(), truth, max(tolerance(each) for each in truth)
-                )
+                most = max(tolerance(each) for each in truth)
+                turned = self._probe.contiguous(memory_format=torch.channels_last)
+                try:
+                    found = self._run(turned.clone())
+                except Exception:  # whatever an arbitrary network raises
+                    self._channels_last = False
+                else:
+                    self._channels_last = all(
+                        mine.shape == true.shape and difference(mine, true) <= most
+                        for mine, true in zip(found, truth, strict=True)
+                    )
         return self._channels_last
 
     def _run(self, inputs: Tensor) -> list[Tensor]:
-        if self._graph is None:
-            return self.by_hooks(inputs)
-        return _in_order(self._graph(inputs))
-
-    def by_hooks(self, inputs: Tensor) -> list[Tensor]:
-        """The outputs as hooks see them, whether or not there is a graph."""
         found: dict[Tap, Tensor | None] = {}
         calls: Counter[str] = Counter()
 
@@ -204,70 +186,6 @@ class Extractor:
                 )
             outputs.append(tensor)
         return outputs
-
-
-class _Ended(nn.Module):
-    """The network with a named end, so that its output is a node like every other."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.end = nn.Identity()
-
-    def forward(self, inputs: Tensor) -> Any:
-        return self.end(self.network(inputs))
-
-
-def _trace(network: nn.Module, taps: Sequence[Tap]) -> nn.Module | None:
-    """The feature extractor of torchvision for these taps; None where the network cannot be traced."""
-    from torchvision.models.feature_extraction import create_feature_extractor
-
-    nodes = {}
-    for number, tap in enumerate(taps):
-        repeat = (
-            f"_{tap.call - 1}" if tap.call > 1 else ""
-        )  # how torchvision names the later calls of a module
-        nodes[f"network.{tap.module}{repeat}" if tap.module else "end"] = str(number)
-    # Tracing switches to train mode and back: let it do so on other modules, which share the weights.
-    weights: dict[int, Any] = {id(each): each for each in (*network.parameters(), *network.buffers())}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            module = create_feature_extractor(
-                _Ended(copy.deepcopy(network, weights)),
-                train_return_nodes={"end": "end"},
-                eval_return_nodes=nodes,
-                suppress_diff_warning=True,
-            ).eval()
-        (end,) = (node for node in module.graph.nodes if node.op == "output")
-        outputs = dict(end.args[0])
-        *_, last, _ = module.graph.nodes
-        for key, node in outputs.items():
-            with module.graph.inserting_after(node):
-                outputs[key] = module.graph.call_function(first_tensor if node is last else _copied, (node,))
-        end.args = (outputs,)
-        module.recompile()
-    except Exception:  # whatever an arbitrary network does under symbolic values
-        return None
-    return module if len(outputs) == len(taps) else None
-
-
-def _in_order(outputs: Mapping[str, Tensor]) -> list[Tensor]:
-    return [outputs[str(number)] for number in range(len(outputs))]
-
-
-def _agrees(
-    run: Callable[[Tensor], list[Tensor]], inputs: Tensor, truth: Sequence[Tensor], most: float
-) -> bool:
-    """Whether a way to run the network gives the truth, with differences of at most `most`."""
-    try:
-        outputs = run(inputs)
-    except Exception:  # a way that fails where the network did not
-        return False
-    return all(
-        mine.shape == true.shape and difference(mine, true) <= most
-        for mine, true in zip(outputs, truth, strict=True)
-    )
 
 
 def difference(mine: Tensor, true: Tensor) -> float:

@@ -47,10 +47,6 @@ def by_hook(network: nn.Module, name: str, x: Tensor) -> Tensor:
     return kept[-1]
 
 
-def method(representation: Representation) -> set[str]:
-    return {each.method for each in representation._cuts._extractors.values()}
-
-
 class Plain(nn.Module):
     def __init__(self):
         super().__init__()
@@ -68,7 +64,7 @@ class Plain(nn.Module):
 
 
 class Branching(Plain):
-    """Control flow that depends on values and cannot be traced."""
+    """Control flow that depends on values."""
 
     def forward(self, x):
         x = self.norm(self.conv(x))
@@ -78,7 +74,7 @@ class Branching(Plain):
 
 
 class Statements(Plain):
-    """In-place operations whose results nobody takes, which a traced graph would drop as dead."""
+    """In-place operations whose results nobody takes."""
 
     def forward(self, x):
         x = self.norm(self.conv(x))
@@ -133,17 +129,6 @@ def test_values_are_what_the_module_returned(kind, layer):
         torch.testing.assert_close(logits, network(x))
         torch.testing.assert_close(representation.logits(x), network(x))
     assert representation.shape == tuple(true.shape[1:])
-
-
-def test_graph_where_it_is_right_and_hooks_where_not():
-    for kind, layer, expected in [
-        (Plain, "conv2", "graph"),
-        (Branching, "conv2", "hooks"),
-        (Statements, "conv2", "hooks"),
-    ]:
-        representation = Representation(kind(), layer, **SMALL)
-        representation(images())
-        assert method(representation) == {expected}
 
 
 @pytest.mark.parametrize("kind", [Plain, Branching])
@@ -246,12 +231,6 @@ def test_nothing_after_the_layer_runs():
     hooked(images())
     Explodes.armed = True
     assert hooked(images()).shape == (2, 4, 32, 32)
-    traced = Representation(Plain(), "conv", **SMALL)
-    traced(images())
-    (extractor,) = traced._cuts._extractors.values()
-    assert {node.target for node in extractor._graph.graph.nodes if node.op == "call_module"} == {
-        "network.conv"
-    }
 
 
 # --------------------------------------------------------------------------------------------- frozen, private

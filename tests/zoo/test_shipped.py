@@ -1,5 +1,7 @@
 """The models that come with the package do what the page says of them."""
 
+import subprocess
+import sys
 import zlib
 from itertools import pairwise
 from pathlib import Path
@@ -143,3 +145,15 @@ def test_a_folder_named_like_a_shipped_autoencoder_is_not_taken_for_it(tmp_path,
     assert type(shipped).__name__ == "SpatialAutoencoder"
     assert "what lies here is ./photos64_ae" in capsys.readouterr().err
     assert zoo.load_autoencoder("./photos64_ae").fingerprint() == own.fingerprint()
+
+
+@pytest.mark.parametrize(("name", "layer"), [("photos64", "conv5"), ("shapes_shape", "pool")])
+def test_a_shipped_interpreter_samples_without_compilers(name, layer):
+    """Each of these imports takes seconds, and a visitor waits for them."""
+    words = (
+        "import sys, torch; from invariances.interpreter import Interpreter; "
+        f"Interpreter.load({name!r}, layer={layer!r}).sample(torch.zeros(1, 3, 64, 64), 1); "
+        "print([each for each in ('torchvision', 'torch._dynamo', 'sympy', 'lightning') if each in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == "[]", done.stderr

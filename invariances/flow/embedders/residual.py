@@ -31,7 +31,7 @@ class Whitening(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("weight", torch.eye(channels))
+        self.register_buffer("weight", torch.zeros(channels, channels).fill_diagonal_(1.0))
         self.register_buffer("mean", torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
