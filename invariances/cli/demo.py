@@ -6,13 +6,14 @@ SETTINGS = {
     "browser.gatherUsageStats": "false",
     "client.showErrorDetails": "none",
     "client.toolbarMode": "minimal",
+    "logger.hideWelcomeMessage": "true",
     "server.fileWatcherType": "none",
     "server.maxUploadSize": "64",
     "server.showEmailPrompt": "false",
     "theme.light.primaryColor": "#0e7490",
     "theme.dark.primaryColor": "#22a5c4",
 }
-"""Silent, bounded, without traces for visitors; invariances/.streamlit/config.toml says the same to `streamlit run`."""
+"""Silent, bounded, without traces or advertisements; invariances/.streamlit/config.toml says so to `streamlit run`."""
 
 
 def demo(port: int = 8501, host: str = "localhost", browser: bool = True) -> int:
@@ -49,4 +50,5 @@ def demo(port: int = 8501, host: str = "localhost", browser: bool = True) -> int
     }
     words = [f"--{name}={value}" for name, value in given.items()]
     script = str(Path(__file__).parents[1] / "demo.py")
+    print(f"the app: http://{host}:{port} (Ctrl-C ends it)", flush=True)
     return subprocess.call([sys.executable, "-m", "streamlit", "run", script, *words])

@@ -1,11 +1,13 @@
 """`attack`, `sample`, `texture-bias`, `video` and `mix` from the command line, on a shipped network."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+import invariances
 from invariances import zoo
 from invariances.data.images import to_uint8
 from invariances.data.shapes import Shapes
@@ -171,3 +173,21 @@ def test_demo_without_streamlit_says_how_to_get_it(run, monkeypatch):
     status, _, err = run("demo")
     assert status == 2, err
     assert "pip install 'invariances[app]'" in err
+
+
+def test_streamlit_run_and_the_command_have_the_same_settings():
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.11 reads TOML")
+    from invariances.cli.demo import SETTINGS
+
+    text = (Path(invariances.__file__).parent / ".streamlit" / "config.toml").read_text()
+
+    def flat(found, start=""):
+        for key, value in found.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{start}{key}.")
+            else:
+                yield f"{start}{key}", str(value).lower() if isinstance(value, bool) else str(value)
+
+    told = dict(flat(tomllib.loads(text)))
+    assert told.pop("server.address") == "localhost"
+    assert told == SETTINGS
