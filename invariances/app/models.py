@@ -122,10 +122,11 @@ def layers(network: str) -> list[str]:
 
 
 def choose_layer(network: str) -> str:
-    """The select box of a network's layers, the last but one first: it shows the most at a glance."""
+    """The select box of a network's layers; first the one its flow says, else the last but one."""
     known = layers(network)
-    index = max(0, len(known) - 2)
-    return str(st.selectbox("Layer", known, index=index, key="layer", bind="query-params"))
+    said = [each.shown for each in offers(network) if each.shown in known]
+    first = known.index(said[0]) if said else max(0, len(known) - 2)
+    return str(st.selectbox("Layer", known, index=first, key="layer", bind="query-params"))
 
 
 def choose_device() -> str:

@@ -54,6 +54,12 @@ class Offer:
         return bool(entry(self.name).get("one_flow"))
 
     @property
+    def shown(self) -> str | None:
+        """The layer to look at first, where one is the best to begin with."""
+        found = entry(self.name).get("shown")
+        return None if found is None else str(found)
+
+    @property
     def here(self) -> bool:
         """Whether all of it is on this machine."""
         return all(path(each).is_file() for each in self.files)
