@@ -10,7 +10,7 @@ from torch import Tensor
 
 from invariances.flow.layered import LayeredFlow
 from invariances.interpreter import Interpreter
-from invariances.system.checks import MOST_SAMPLES
+from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
 
 CHUNK = 64
@@ -36,11 +36,8 @@ def invariances(
     Raises:
         UserError: There would be no samples.
     """
-    if not 1 <= n <= MOST_SAMPLES or not 0 <= temperature < float("inf"):
-        raise UserError(
-            f"n = {n} and temperature = {temperature} give no samples; use n ≥ 1 (and no more than "
-            f"{MOST_SAMPLES:,}), temperature ≥ 0"
-        )
+    number("n", n, 1, MOST_SAMPLES + 1, whole=True)
+    number("temperature", temperature, 0)
     shape = (count, n, *interpreter.flow.latent_shape)
     return (temperature * torch.randn(shape, generator=generator)).to(interpreter.device)
 

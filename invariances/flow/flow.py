@@ -22,7 +22,7 @@ from invariances.flow.layers import ActNorm
 from invariances.flow.map_velocity import grid_of
 from invariances.flow.maps import Maps
 from invariances.flow.transform import Transform
-from invariances.system.checks import MOST_SAMPLES
+from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
 
 EMBEDDERS: dict[str, Callable[[EmbedderConfig, Sequence[int], int, bool], Embedder]] = {
@@ -165,10 +165,8 @@ class ConditionalFlow(nn.Module):
         Raises:
             UserError: `n` or `temperature` gives no samples, or the flow cannot be guided.
         """
-        if not isinstance(n, int) or not 1 <= n <= MOST_SAMPLES or not 0 <= temperature < math.inf:
-            raise UserError(
-                f"n = {n} and temperature = {temperature} give no samples; use 1 to {MOST_SAMPLES:,}, and a number ≥ 0"
-            )
+        number("n", n, 1, MOST_SAMPLES + 1, whole=True)
+        number("temperature", temperature, 0)
         embedding = self.embed(representation)
         count, weight = len(embedding) * n, self._weight()
         device = weight.device if generator is None else generator.device

@@ -297,7 +297,7 @@ def test_sample_shape_seed_and_temperature(transform):
     "impossible", [{"n": 0}, {"temperature": -1.0}, {"temperature": math.nan}, {"temperature": math.inf}]
 )
 def test_impossible_samples_get_a_sentence(impossible):
-    with pytest.raises(UserError, match="give no samples"):
+    with pytest.raises(UserError, match=r"^(n|temperature) is"):
         build("couplings").sample(**impossible)
 
 
