@@ -37,7 +37,6 @@ from invariances.system.errors import UserError
 MADE = "Made by the flow"
 MOST = 6
 """So many pictures are mixed at most."""
-TYPES = ("jpg", "jpeg", "png", "webp", "bmp", "gif", "tif", "tiff", "avif", "heic")
 _MOST_YOURS, _THUMB = 24, 64
 
 
@@ -200,12 +199,11 @@ def _upload() -> list[Any]:
     with st.popover("Your own", icon=":material/add_photo_alternate:"):
         files = st.file_uploader(
             "Drop, choose or paste pictures",
-            type=list(TYPES),
             accept_multiple_files=True,
             key="upload",
             max_upload_size=20,
         )
-        st.caption("Up to 20 MB each. They stay in memory and go when you leave.")
+        st.caption("JPEG, PNG, WebP and more, up to 20 MB each. They stay in memory and go when you leave.")
     return list(files or [])
 
 

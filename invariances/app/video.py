@@ -104,8 +104,7 @@ def _clips() -> dict[str, Path]:
 
 
 def _own() -> tuple[str, bytes] | None:
-    types = [each.removeprefix(".") for each in SUFFIXES]
-    file = st.file_uploader("Your clip", type=types, key="own-clip", max_upload_size=64)
+    file = st.file_uploader("Your clip", key="own-clip", max_upload_size=64)
     return None if file is None else (f"{file.name}/{file.file_id}", file.getvalue())
 
 

@@ -198,11 +198,18 @@ def test_bad_clips_get_one_sentence(visit, content):
 
 def test_uploads_are_taken_and_bad_ones_told(visit):
     page = visit("mixing")
-    upload(page, ("../../mine.png", png()), ("empty.png", b""), ("bad.png", b"MZ" + bytes(90)))
+    upload(
+        page,
+        ("../../mine.png", png()),
+        ("empty.png", b""),
+        ("bad.png", b"MZ" + bytes(90)),
+        ("a.svg", b"<svg/>"),
+    )
     page.get_by_text("bad.png is not a picture in a known format").wait_for(timeout=20_000)
     settled(page)
     body = page.locator(".stMain").inner_text()
     assert "empty.png is empty" in body
+    assert "a.svg is not a picture in a known format" in body
     assert "/tmp" not in body
     assert "Traceback" not in body
     page.wait_for_function("document.querySelectorAll('.inv-table img').length == 24", timeout=30_000)
