@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
+from invariances.evaluation.looking import Sampling, look
 from invariances.flow.config import FlowConfig
 from invariances.flow.embedders.regression import RegressionEmbedder
 from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
+from invariances.interpreter import Interpreter
 from invariances.system.machine import accelerator, bfloat16
 from invariances.training.config import LearningConfig, Precision
 from invariances.training.muon import MuonAdam
@@ -21,6 +25,9 @@ FEWEST, MOST = 60, 8000
 _AROUND = 1.2
 """What held-out losses, embeddings and grids add to the steps alone."""
 _TIMED = 3
+_LOOKED = 8
+_FURTHER = 1.4
+"""What readers, remaining variance and the page take beside the look alone."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,17 @@ def affordable_map_steps(flow: LayeredFlow, batch_size: int, seconds: float) -> 
 def _affordable(seconds: float, one: float) -> int:
     """Steps that fit, where one takes `one` seconds."""
     return max(FEWEST, min(MOST, int(seconds / (_AROUND * one))))
+
+
+def seconds_to_look(interpreter: Interpreter, pictures: Any, n: int, count: int) -> float:
+    """Seconds for all numbers of `count` pictures with n samples each, from a look at a few of these pictures."""
+    few = Subset(pictures, range(min(_LOOKED, len(pictures))))
+    took = 0.0
+    for _ in range(2):  # the first one warms up
+        began = time.monotonic()
+        look(interpreter, few, [], Sampling(n))
+        took = time.monotonic() - began
+    return _FURTHER * took * count / len(few)
 
 
 def seconds_per_step(work: Work, learning: LearningConfig) -> float:

@@ -12,8 +12,9 @@ from invariances import zoo
 from invariances.data.datasets import tell
 from invariances.flow.config import FlowConfig
 from invariances.flow.layered import LayeredFlow
-from invariances.recipes.budget import affordable_map_steps, precision
-from invariances.recipes.quickstart_measures import CACHE
+from invariances.interpreter import Interpreter
+from invariances.recipes.budget import affordable_map_steps, precision, seconds_to_look
+from invariances.recipes.quickstart_measures import CACHE, SHOWN, SHOWN_SAMPLES
 from invariances.recipes.worlds import World
 from invariances.representation.representation import Representation
 from invariances.system.files import new_folder
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 
 HELD_OUT, SAMPLES = 24, 2
 """At most so many photos kept out are measured on, by so many samples: a sample takes a fifth of a second."""
-LOOKING = 0.35
-"""Share of the time left for looking at samples."""
 
 
 def fit_photos(
@@ -57,7 +56,9 @@ def fit_photos(
     if deadline is not None:
         shapes = {each.layer: each.shape for each in cuts}
         flow = LayeredFlow(FlowConfig.maps(), latent_shape(code), shapes)
-        seconds = (1 - LOOKING) * (deadline - time.monotonic())
+        trial = Interpreter(next(iter(cuts)), code, flow)
+        looks = len(layers) * (HELD_OUT + SHOWN * SHOWN_SAMPLES // SAMPLES)
+        seconds = deadline - time.monotonic() - seconds_to_look(trial, world.held_out, SAMPLES, looks)
         learning = replace(learning, steps=affordable_map_steps(flow, learning.batch_size, seconds))
         tell(f"quickstart: {learning.steps} steps of one flow for {len(layers)} layers")
     settings = RunConfig(str(run), seed=seed, precision=precision(), progress=progress)

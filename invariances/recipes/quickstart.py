@@ -24,11 +24,19 @@ from invariances.data.shapes import Shapes, draw
 from invariances.evaluation.numbers import write_numbers
 from invariances.experiments.texture_bias import conflict_pictures
 from invariances.flow.config import FlowConfig
+from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
-from invariances.recipes.budget import Work, affordable_steps, precision
+from invariances.recipes.budget import Work, affordable_steps, precision, seconds_to_look
 from invariances.recipes.own_photos import HELD_OUT, SAMPLES, fit_photos
 from invariances.recipes.processes import in_processes
-from invariances.recipes.quickstart_measures import CACHE, CUE_LAYER, CUE_NETWORK, Measures
+from invariances.recipes.quickstart_measures import (
+    CACHE,
+    CUE_LAYER,
+    CUE_NETWORK,
+    SHOWN,
+    SHOWN_SAMPLES,
+    Measures,
+)
 from invariances.recipes.worlds import World, layers_worth_seeing, own_world
 from invariances.report.quickstart_page import CueStory, PhotoStory, Story, write_opening, write_page
 from invariances.representation.representation import Representation
@@ -37,12 +45,7 @@ from invariances.system.errors import UserError
 from invariances.system.files import check_writable, new_folder
 from invariances.system.machine import accelerator, cores
 from invariances.system.seeds import seeded
-from invariances.training.config import (
-    DataConfig,
-    FitConfig,
-    LearningConfig,
-    RunConfig,
-)
+from invariances.training.config import DataConfig, FitConfig, LearningConfig, RunConfig
 from invariances.training.data import FeatureData
 from invariances.training.fit import fit_layers
 from invariances.training.new_flow import latent_shape
@@ -51,9 +54,6 @@ from invariances.zoo.interpreters import examples
 NETWORK, AUTOENCODER = "shapes_shape", "shapes_vae"
 LAYERS = ("stage2", "stage3", "pool", "softmax")
 PAGE, SUMMARY, RUNS = "index.html", "summary.json", "runs"
-LOOKING = 0.15
-"""Share of the time left for looking at samples."""
-SHOWN, SHOWN_SAMPLES = 6, 6
 PHOTOS, PHOTO_SAMPLES = "photos64", 2
 
 
@@ -215,9 +215,7 @@ def fit_all(
     processes = min(effort.processes, cores(), len(cuts)) if home.type == "cpu" else 1
     learning = effort.learning
     if deadline is not None:
-        seconds = (1 - LOOKING) * (deadline - time.monotonic())
-        works = [Work(effort.flow, latent_shape(code), tuple(tap.shape)) for tap in taps.values()]
-        learning = replace(learning, steps=affordable_steps(works, learning, seconds, processes))
+        learning = _in_time(world, taps, code, effort, deadline, processes)
         tell(
             f"quickstart: {learning.steps} steps for each of {len(cuts)} flows, as many as this machine does in time"
         )
@@ -242,6 +240,24 @@ def fit_all(
         for each in jobs:
             _fitted(**each)
     return folders, learning.steps
+
+
+def _in_time(
+    world: World,
+    taps: Mapping[tuple[str, str], Representation],
+    code: nn.Module,
+    effort: Effort,
+    deadline: float,
+    processes: int,
+) -> LearningConfig:
+    """The effort's learning in as many steps as leave time for all numbers before the deadline."""
+    cut, shape = next(iter(taps.values())), latent_shape(code)
+    trial = Interpreter(cut, code, ConditionalFlow(effort.flow, shape, tuple(cut.shape)).eval())
+    looks = len(taps) * len(world.held_out)
+    looking = seconds_to_look(trial.to(accelerator("auto")), world.held_out, effort.samples, looks)
+    works = [Work(effort.flow, shape, tuple(tap.shape)) for tap in taps.values()]
+    seconds = deadline - time.monotonic() - looking
+    return replace(effort.learning, steps=affordable_steps(works, effort.learning, seconds, processes))
 
 
 def interpreter_of(folder: Path, layer: str) -> Interpreter:

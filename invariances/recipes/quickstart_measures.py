@@ -27,6 +27,8 @@ from invariances.zoo.factor_reader import FactorReader, load_readers
 CUE_NETWORK, CUE_LAYER = "shapes_cue", "stage3"
 """The network that saw shape and texture agree, and the layer that is sampled; its logits are only probed."""
 READERS = "shapes_reader"
+SHOWN, SHOWN_SAMPLES = 6, 6
+"""Pictures on the page, and samples of each."""
 CACHE = CacheConfig(batch_size=128)
 SEEN = ("faithfulness_cosine", "top1_agreement")
 
