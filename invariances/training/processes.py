@@ -24,7 +24,7 @@ from invariances.training.config import RunConfig
 
 LOST = 75
 """Exit status where another process died: try again (EX_TEMPFAIL)."""
-_GO_ON = "go on from its last checkpoint with --resume, or repeat the command where it has none yet"
+_GO_ON = "go on with --resume, or repeat the command as it was where the run's folder has no config.yaml yet"
 _STOPPED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LOOK_SECONDS, _GRACE_SECONDS, _LEAVE_SECONDS = 0.5, 5.0, 60.0
 _NETWORK = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
