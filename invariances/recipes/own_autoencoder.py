@@ -12,13 +12,14 @@ from invariances.autoencoder.lpips import LEAST_SIDE, LPIPS
 from invariances.data.images import ImageFolder
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable
+from invariances.system.files import check_writable, leaving_nothing
 from invariances.training.autoencoder import fit_autoencoder, new_spatial, new_vae
 from invariances.training.autoencoder_config import LPIPS_NAME
 from invariances.training.perceptual import Features
 from invariances.zoo.runs import AUTOENCODER
 
 
+@leaving_nothing()
 def train(config: Any, folders: Sequence[str] = ()) -> Path:
     """Trains an autoencoder as an `AutoencoderConfig` says; the file that is kept.
 

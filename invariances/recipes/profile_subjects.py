@@ -19,7 +19,7 @@ from invariances.recipes.worlds import layers_worth_seeing
 from invariances.report.html import text_table
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable
+from invariances.system.files import check_writable, leaving_nothing
 from invariances.system.machine import accelerator
 from invariances.training.config import DataConfig, FitConfig, LearningConfig, RunConfig
 from invariances.training.data import FeatureData
@@ -120,6 +120,7 @@ def offered(network: str, layers: Sequence[str] | None, autoencoder: str | None,
     return [each for each in found if each.layer in wanted]
 
 
+@leaving_nothing()
 def profile_shipped(
     flows: Sequence[Offer], pictures: tuple[str, str | None] | None, output: str | Path, config: ProfileConfig
 ) -> dict[str, Any]:
@@ -170,6 +171,7 @@ def runs_in(folder: str | Path) -> list[Path]:
     return sorted(path.parent for path in place.glob(f"*/{WEIGHTS}"))
 
 
+@leaving_nothing()
 def profile_runs(
     folder: str | Path,
     output: str | Path,

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from invariances.system.errors import UserError
 
+LOCK = ".lock"
+"""A file of this name says nothing but who writes beside it."""
+_made: list[Path] = []
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
@@ -68,13 +71,32 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     probe = folder / f".probe.{os.getpid()}"
     try:
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        _made.extend(reversed(new))
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
         raise UserError(
             f"folder {str(folder)!r} cannot be written to ({error.strerror}); choose another --output"
         ) from None
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """Folders that `check_writable` makes in here go again where what follows fails before anything is in them."""
+    before = len(_made)
+    try:
+        yield
+    except BaseException:
+        for folder in reversed(_made[before:]):
+            with suppress(OSError):
+                if os.listdir(folder) == [LOCK]:
+                    (folder / LOCK).unlink()
+                folder.rmdir()
+        raise
+    finally:
+        del _made[before:]
 
 
 def cache_home() -> Path:
