@@ -56,8 +56,14 @@ def all_processes(run: RunConfig) -> Iterator[None]:
     """Starts this machine's other processes, where nobody did, and ends them when this one fails.
 
     Raises:
-        UserError: Another process died.
+        UserError: Another process died, or torchrun started another number of them than the run has devices.
     """
+    wanted, there = run.devices * run.num_nodes, os.environ.get("WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" in os.environ and there != str(wanted):
+        raise UserError(
+            f"torchrun started {there} processes, and the run has {wanted}: --run.devices is as --nproc-per-node, and "
+            "--run.num_nodes as --nnodes"
+        )
     if run.devices > 1 and "LOCAL_RANK" not in os.environ and not _slurm() and not hasattr(sys, "ps1"):
         _start(run)
     try:
