@@ -59,6 +59,7 @@ def evaluate_run(run: str | os.PathLike[str], how: Evaluation = Evaluation()) ->
             [how.network or config.network, config.autoencoder], [how.images or config.data.held_out]
         ):
             interpreter = interpreter_of(run, config, how.network, how.checkpoint)
+            interpreter = interpreter.at(how.layer or interpreter.representation.layer)
             data = pictures_of(
                 run, config, interpreter.image_size, how.images, how.progress, how.unconditional
             )

@@ -161,6 +161,12 @@ def _fit_layers(
         check_layered(config, code)
     config = explained(config, first, autoencoder, images, held_out)
     data = FeatureData(images, held_out, config.data, config.cache, run.precision, run.progress)
+    begun = {}
+    if not together:  # before pictures are looked at for hours
+        begun = {
+            layer: started_from(replace(config, layer=layer), each, code)
+            for layer, each in representations.items()
+        }
     if run.debug_run:
         data.most = config.learning.batch_size * run.devices * run.num_nodes
     named = {"_".join(layers): first} if together else representations
@@ -175,7 +181,7 @@ def _fit_layers(
             return fit_layered(representations, code, data, config, whole, pictures, loggers)
     found = {}
     for layer, each in representations.items():
-        one, folder = started_from(replace(config, layer=layer), each, code), folders[layer]
+        one, folder = begun[layer], folders[layer]
         with alone(folder if first_process() else None):
             found[layer] = _Fitting(each, code, data, one, folder, pictures, loggers).interpreter()
     return found

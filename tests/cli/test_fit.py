@@ -215,6 +215,20 @@ def test_a_run_that_cannot_begin_leaves_nothing(run, words, tmp_path, existing):
     ] * existing
 
 
+def test_a_flow_to_start_from_is_looked_at_before_pictures_are(run, words, trained, tmp_path):
+    options = [f"--output={tmp_path / 'run'}", f"--init={trained}"]
+    status, _, err = run(*words(*options, layer="layer1", images=tmp_path / "nowhere"))
+    assert status == 2
+    assert "is for representations of shape" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_evaluated_at_a_layer_that_it_has_no_flow_for(run, trained):
+    status, _, err = run("evaluate", trained, "--layer", "layer1", "--fid", "none")
+    assert status == 2
+    assert "no flow for layer 'layer1' here; there is 'layer2'" in err
+
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
