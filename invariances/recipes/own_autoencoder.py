@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def train(config: Any, folders: Sequence[str] = ()) -> Path:
     """
     data, code, run = config.data, config.code, config.run
     kept = Path(run.output) / AUTOENCODER
-    if kept.exists() and not run.resume:
+    if os.path.exists(kept) and not run.resume:
         raise UserError(
             f"folder {run.output!r} holds an autoencoder already; go on with --resume, or choose another --output"
         )

@@ -47,9 +47,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise UserError(
                 f"the disk that holds {str(path)!r} is full; free some space and go on: what was there before is whole"
             ) from error
+        if isinstance(error, OSError) and error.filename in (draft, str(draft)):
+            error.filename = str(path)  # nobody asked for the draft
         raise
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _reach_disk(path: Path) -> None:

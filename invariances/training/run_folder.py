@@ -57,14 +57,14 @@ def choose_folder(run: RunConfig, network: str, layer: str, numbered: bool) -> P
     if not first_process():
         return wanted
     if run.resume:
-        if not (wanted / CONFIG).is_file():
+        if not os.path.isfile(wanted / CONFIG):
             raise UserError(
                 f"folder {str(wanted)!r} holds no run to go on with; leave out --resume to start one"
             )
         check_writable(wanted)
         return wanted
     folder, number = wanted, 1
-    while (folder / CONFIG).exists() or (folder / LAST).exists():
+    while any(os.path.exists(folder / each) for each in (CONFIG, LAST)):
         if not (numbered or run.debug_run):
             raise UserError(
                 f"folder {str(folder)!r} holds a run already; go on with `{resume_command(folder)}`, "

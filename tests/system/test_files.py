@@ -83,3 +83,27 @@ def test_what_went_well_stays(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         failing(lambda: check_writable(tmp_path / "other"))
     assert [each.name for each in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_draft_that_cannot_be_begun_is_told_by_its_files_name():
+    def begin():
+        with atomic("/dev/fd/picture.png") as draft:
+            draft.write_bytes(b"x")
+
+    with pytest.raises(OSError, match=r"'/dev/fd/picture\.png'"):
+        begin()
+
+
+def test_a_folder_that_cannot_be_looked_into_is_told_by_the_files_name(tmp_path, monkeypatch):
+    def refused(self, missing_ok=False):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "unlink", refused)
+    path = tmp_path / "picture.png"
+
+    def begin():
+        with atomic(path) as draft:
+            raise PermissionError(13, "Permission denied", str(draft))
+
+    with pytest.raises(PermissionError, match=r"/picture\.png'"):
+        begin()
