@@ -25,6 +25,7 @@ from invariances.training.config import DataConfig, FitConfig, LearningConfig, R
 from invariances.training.data import FeatureData
 from invariances.training.run_folder import TRAINED_ON, read_config
 from invariances.zoo.interpreters import Offer, offers
+from invariances.zoo.needs import needing
 from invariances.zoo.runs import WEIGHTS
 
 DRAWN, DRAWN_SEED = "shapes", 1_000_000
@@ -76,10 +77,13 @@ def profile_named(
                     f"{network!r} is an interpreter, which cannot be profiled so: give --images, its own layers, and "
                     "none of --weights and --preset"
                 )
-            chosen = list(layers) if layers else layers_worth_seeing(Representation.layers(network, weights))
-            cut: Any = network if weights is None else Representation(network, chosen[0], weights)
             code = autoencoder or AUTOENCODER
-            result = profile(cut, chosen, code, sets[0], output, held_out=sets[1], config=config)
+            with needing([None if weights else network, code], [images, held_out]):
+                chosen = (
+                    list(layers) if layers else layers_worth_seeing(Representation.layers(network, weights))
+                )
+                cut: Any = network if weights is None else Representation(network, chosen[0], weights)
+                result = profile(cut, chosen, code, sets[0], output, held_out=sets[1], config=config)
     rows = [[layer, *(found.get(name) for name in TOLD)] for layer, found in result["layers"].items()]
     print(text_table(["layer", *(name.replace("_", " ") for name in TOLD)], rows))
     for layer, numbers in result["layers"].items():
