@@ -26,6 +26,7 @@ from invariances.system.files import atomic
 from invariances.system.seeds import seeded
 from invariances.zoo.interpreters import Offer, find_offer, load_flow
 from invariances.zoo.loading import load_autoencoder
+from invariances.zoo.needs import needing
 from invariances.zoo.runs import AUTOENCODER, PREFIX, WEIGHTS, is_name, read_run
 
 _CHUNK = 64
@@ -331,13 +332,16 @@ class Interpreter:
         autoencoder: str | os.PathLike[str] | nn.Module | None,
     ) -> Interpreter:
         """The interpreter of a registered flow."""
-        flow, told = load_flow(offer)
-        if isinstance(network, nn.Module):
-            representation = Representation(network, offer.layer)
-        else:
-            weights = None if network is None else os.fspath(network)
-            representation = Representation(offer.network, offer.layer, weights)
-        code = autoencoder_of(autoencoder or offer.autoencoder)
+        with needing(
+            [offer.name, offer.network if network is None else None, autoencoder or offer.autoencoder]
+        ):
+            flow, told = load_flow(offer)
+            if isinstance(network, nn.Module):
+                representation = Representation(network, offer.layer)
+            else:
+                weights = None if network is None else os.fspath(network)
+                representation = Representation(offer.network, offer.layer, weights)
+            code = autoencoder_of(autoencoder or offer.autoencoder)
         for part, kind in ((representation, "network"), (code, "autoencoder")):
             expected = told.get(f"{kind}_fingerprint")
             if expected is not None and part.fingerprint() != expected:  # type: ignore[operator]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from invariances.autoencoder.posterior import DiagonalGaussian
 from invariances.autoencoder.tiny import NOISE
 from invariances.system.errors import UserError
+from invariances.system.extras import installed
 from invariances.system.files import offline
 from invariances.system.weights import weights_hash
 
@@ -111,7 +111,7 @@ def load_hub(name: str) -> HubAutoencoder:
     found = _NAME.fullmatch(name)
     assert found is not None
     place, size = found["place"], found["size"]
-    if find_spec("diffusers") is None:
+    if not installed("diffusers"):
         raise UserError(f"{name!r} needs the package diffusers; pip install 'invariances[hub]'")
     diffusers: Any = import_module("diffusers")
     where: dict[str, Any] = {"local_files_only": offline()}

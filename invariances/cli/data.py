@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from invariances.system.errors import UserError
+from invariances.system.errors import UserError, nearest
 
 
 def list_sets(json: bool = False) -> None:
@@ -126,14 +126,18 @@ def show(name: str, output: str | None = None, n: int = 40, size: int = 96) -> N
     """
     from invariances.data.datasets import images_at
     from invariances.data.images import ImageFolder
-    from invariances.data.published.catalogue import by_name, is_name
+    from invariances.data.published.catalogue import SETS, by_name, is_name
     from invariances.report.grids import save_grid
 
     if not 1 <= n <= 1000 or not 1 <= size <= 2048:
         raise UserError(
             f"n is {n} and size {size}; give at most 1000 pictures of at most 2048 pixels, at least 1"
         )
-    known = is_name(name) or not os.path.exists(name)
+    known = is_name(name)
+    if not known and not os.path.exists(os.path.expanduser(name)):
+        raise UserError(
+            f"{name!r} is neither a folder nor a data set's name; nearest: {nearest(name, SETS, n=3)}"
+        )
     data = by_name(name, size, crop="center") if known else ImageFolder(name, size)
     rows, labels = _rows(data, n)
     wide = max(map(len, rows))

@@ -30,15 +30,15 @@ def demo(port: int = 8501, host: str = "localhost", browser: bool = True) -> int
     Example:
         invariances demo --port 8600
     """
-    import importlib.util
     import subprocess
     import sys
     from pathlib import Path
 
     from invariances.system.errors import UserError
+    from invariances.system.extras import installed
 
     for package in ("streamlit", "av"):
-        if importlib.util.find_spec(package) is None:
+        if not installed(package):
             raise UserError(f"the app needs {package}; `pip install 'invariances[app]'` brings it")
     if not 1 <= port <= 65535:
         raise UserError(f"port is {port}; give a number from 1 to 65535")

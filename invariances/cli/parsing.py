@@ -229,6 +229,8 @@ def explain(message: str, known: Iterable[str]) -> str:
 
 
 def _unknown(key: str, known: list[str]) -> str:
+    if key in known:
+        return f"{key!r} is not an option, but a word of its own: leave out the --; see --help for an example"
     last = key.rsplit(".", 1)[-1]
     close = [each for each in known if each.rsplit(".", 1)[-1] == last]
     return f"{key!r} is not an option; nearest: {nearest(key, close or known, n=3)}"

@@ -20,12 +20,13 @@ from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.request import Request, build_opener
 
-from invariances.system.errors import UserError
+from invariances.system.errors import NotHere, UserError
 from invariances.system.files import offline
 
 CHUNK = 1 << 20
 Told = Callable[[int, int | None], None]
 """Hears the bytes that are there, and those of the whole where they are known; may raise, which ends the transfer."""
+OFFLINE = "INVARIANCES_OFFLINE is set"
 _MENDABLE_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
@@ -64,7 +65,8 @@ def download(
         The path.
 
     Raises:
-        UserError: it cannot be had, written or verified; says what to put where by hand.
+        NotHere: it cannot be had; says what to put where by hand.
+        UserError: it cannot be written or verified.
     """
     if not address.startswith(("http://", "https://")):
         raise UserError(f"{address!r} is no http(s) address; give one.")
@@ -74,12 +76,12 @@ def download(
     if verified(target, md5, sha256):
         return target
     if not target.exists() and offline():
-        raise UserError(f"{target.name} is not here, and INVARIANCES_OFFLINE is set; {by_hand}.")
+        raise _forbidden(target, by_hand)
     try:
         with _locked(target):
             if not target.exists():
                 if offline():
-                    raise UserError(f"{target.name} is not here, and INVARIANCES_OFFLINE is set; {by_hand}.")
+                    raise _forbidden(target, by_hand)
                 _fetch(address, target, md5, sha256, size, progress, attempts, backoff, timeout, by_hand)
             elif not verified(target, md5, sha256) and not verify(target, md5, sha256):
                 raise UserError(
@@ -88,6 +90,10 @@ def download(
     except OSError as error:
         raise UserError(f"{target} cannot be written ({error.strerror or error}); {by_hand}.") from error
     return target
+
+
+def _forbidden(target: Path, by_hand: str) -> NotHere:
+    return NotHere(f"{target.name} is not here, and {OFFLINE}; {by_hand}.", OFFLINE)
 
 
 def verify(path: Path, md5: str | None = None, sha256: str | None = None) -> bool:
@@ -132,16 +138,16 @@ def _fetch(
             problem = str(error)
             continue
         except HTTPError as error:
-            raise UserError(
-                f"{address} answers {error.code} ({error.reason}); the link may be dead: {by_hand}."
-            ) from error
+            reason = f"{address} answers {error.code} ({error.reason}); the link may be dead"
+            raise NotHere(f"{reason}: {by_hand}.", reason) from error
         if _matches(digests, md5, sha256):
             part.replace(target)
             _remember(target, md5, sha256)
             return
         problem = f"what arrived has not the expected {_checksum(md5, sha256)}"
         part.unlink()  # it may have been an older part that spoilt it
-    raise UserError(f"{address} could not be fetched in {attempts} tries ({problem}); {by_hand}.")
+    reason = f"{address} could not be fetched in {attempts} tries ({problem})"
+    raise NotHere(f"{reason}; {by_hand}.", reason)
 
 
 def _transfer(

@@ -9,7 +9,6 @@ pillow-heif is installed.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import io
 import os
 import re
@@ -26,9 +25,10 @@ from PIL import Image, ImageOps, JpegImagePlugin, UnidentifiedImageError, featur
 from tqdm import tqdm
 
 from invariances.system.errors import UserError
+from invariances.system.extras import installed
 
 _AVIF = "avif" in features.modules and features.check("avif")
-_HEIC = importlib.util.find_spec("pillow_heif") is not None
+_HEIC = installed("pillow_heif")
 
 SUFFIXES = (
     ".jpg",

@@ -12,7 +12,7 @@ class Evaluation:
     Args:
         checkpoint: Of the run, in place of its result - a file, a step of its series, best or last.
         images: A folder, or a data set's name, to evaluate on instead of the pictures kept out.
-        layer: Which of a name's layers; may be left out where there is but one.
+        layer: Which of the layers of a name, or of a run of several; may be left out where there is but one.
         network: The network's name or weights file, where that has moved since training.
         n: Samples per picture; each of the first three gives an FID.
         temperature: Of the samples; 1 is the truth, lower shows less variety. Likelihood and variance are of 1.

@@ -124,7 +124,7 @@ def _inception() -> None:
     if os.path.exists(path):
         return
     if offline():
-        raise OSError(f"offline, and {path} is not there")
+        raise OSError(f"offline, and {path} is not there, which is from {URL_INCEPTION_V3}")
     patience = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_WAIT_SECONDS)
     try:

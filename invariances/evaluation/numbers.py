@@ -58,14 +58,14 @@ def evaluate(
         "temperature": sampling.temperature,
         "seed": seed,
     }
+    space = None if fid == "none" else feature_space(fid, interpreter.representation)
     bits = in_bits(log_probs(interpreter.flow, features, seed), interpreter.flow.latent_dim)
     result |= number("nll_bits_per_dim", bits, seed=seed)
     result["unconditional_nll_bits_per_dim"] = None
     result |= variance(interpreter.flow, features, seed=seed)
     classes = classes_of(interpreter.representation)
     measures: list[Accumulator] = [Faithfulness(count, sampling.n, classes, seed=seed), *more]
-    if fid != "none":
-        space = feature_space(fid, interpreter.representation)
+    if space is not None:
         key = hash_of([fingerprint(shown, progress=progress), interpreter.image_size])
         measures.append(FID(space, interpreter.device, key))
     found = look(interpreter, shown, measures, sampling, progress=progress)

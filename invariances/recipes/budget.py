@@ -17,7 +17,7 @@ from invariances.flow.embedders.regression import RegressionEmbedder
 from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
 from invariances.interpreter import Interpreter
-from invariances.system.machine import accelerator, bfloat16
+from invariances.system.machine import accelerator, emulates_bfloat16
 from invariances.training.config import LearningConfig, Precision
 from invariances.training.muon import MuonAdam
 
@@ -133,4 +133,5 @@ def _timed(module: torch.nn.Module, losses: Callable[[], Tensor], learning: Lear
 
 def precision() -> Precision:
     """Of bfloat16 where the device computes in it."""
-    return "bf16-mixed" if accelerator("auto").type == "cuda" or bfloat16() else "32-true"
+    device = accelerator("auto")
+    return "32-true" if device.type == "mps" or emulates_bfloat16(device) else "bf16-mixed"

@@ -18,13 +18,14 @@ from invariances.recipes.profile_store import read_layer
 from invariances.recipes.profile_subjects import profile_runs, runs_in
 from invariances.report.compare_page import CompareStory, write_compare_page
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable
+from invariances.system.files import check_writable, leaving_nothing
 
 COMPARISON = "comparison.json"
 ROUNDING = 1e-6
 """A difference of a smaller part of the numbers is none."""
 
 
+@leaving_nothing()
 def compare(
     one: str | os.PathLike[str], other: str | os.PathLike[str], output: str | os.PathLike[str] = "comparison"
 ) -> dict[str, Any]:

@@ -30,7 +30,8 @@ from invariances.training.data import FeatureData
 from invariances.training.fit import train_flow
 from invariances.training.new_flow import new_flow
 from invariances.training.run_folder import TRAINED_ON, read_config
-from invariances.zoo.interpreters import knows
+from invariances.zoo.interpreters import find_offer, knows
+from invariances.zoo.needs import needing
 
 EVALUATION, GRID, PAGE = "evaluation.json", "evaluation.png", "evaluation.html"
 _ROWS, _COLUMNS = 8, 8
@@ -49,12 +50,19 @@ def evaluate_run(run: str | os.PathLike[str], how: Evaluation = Evaluation()) ->
     """
     named = not Path(run).is_dir() and knows(str(run))
     if named:
-        interpreter, data, folder = _named(str(run), how)
         config = FitConfig()
+        with needing(find_offer(str(run), how.layer).files, [how.images]):
+            interpreter, data, folder = _named(str(run), how)
     else:
         config, folder = read_config(run), Path(run)
-        interpreter = interpreter_of(run, config, how.network, how.checkpoint)
-        data = pictures_of(run, config, interpreter.image_size, how.images, how.progress, how.unconditional)
+        with needing(
+            [how.network or config.network, config.autoencoder], [how.images or config.data.held_out]
+        ):
+            interpreter = interpreter_of(run, config, how.network, how.checkpoint)
+            interpreter = interpreter.at(how.layer or interpreter.representation.layer)
+            data = pictures_of(
+                run, config, interpreter.image_size, how.images, how.progress, how.unconditional
+            )
     interpreter.to(accelerator(how.device))
     representation = interpreter.representation
     data.prepare([representation], interpreter.autoencoder, training=how.unconditional)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,14 @@ from invariances.autoencoder.lpips import LEAST_SIDE, LPIPS
 from invariances.data.images import ImageFolder
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable
+from invariances.system.files import check_writable, leaving_nothing
 from invariances.training.autoencoder import fit_autoencoder, new_spatial, new_vae
 from invariances.training.autoencoder_config import LPIPS_NAME
 from invariances.training.perceptual import Features
 from invariances.zoo.runs import AUTOENCODER
 
 
+@leaving_nothing()
 def train(config: Any, folders: Sequence[str] = ()) -> Path:
     """Trains an autoencoder as an `AutoencoderConfig` says; the file that is kept.
 
@@ -32,7 +34,7 @@ def train(config: Any, folders: Sequence[str] = ()) -> Path:
     """
     data, code, run = config.data, config.code, config.run
     kept = Path(run.output) / AUTOENCODER
-    if kept.exists() and not run.resume:
+    if os.path.exists(kept) and not run.resume:
         raise UserError(
             f"folder {run.output!r} holds an autoencoder already; go on with --resume, or choose another --output"
         )

@@ -40,7 +40,7 @@ from invariances.report.profile_page import ProfileStory, write_profile_page
 from invariances.representation.representation import Representation
 from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable
+from invariances.system.files import check_writable, leaving_nothing
 from invariances.system.machine import accelerator
 from invariances.system.weights import weights_hash
 from invariances.training.config import PRESETS, DataConfig, FitConfig, RunConfig
@@ -130,6 +130,7 @@ class Subject:
     kept_out: bool | None = True
 
 
+@leaving_nothing()
 def profile(
     network: str | nn.Module | Representation,
     layers: Sequence[str],

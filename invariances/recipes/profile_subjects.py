@@ -19,12 +19,13 @@ from invariances.recipes.worlds import layers_worth_seeing
 from invariances.report.html import text_table
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable
+from invariances.system.files import check_writable, leaving_nothing
 from invariances.system.machine import accelerator
 from invariances.training.config import DataConfig, FitConfig, LearningConfig, RunConfig
 from invariances.training.data import FeatureData
 from invariances.training.run_folder import TRAINED_ON, read_config
 from invariances.zoo.interpreters import Offer, offers
+from invariances.zoo.needs import needing
 from invariances.zoo.runs import WEIGHTS
 
 DRAWN, DRAWN_SEED = "shapes", 1_000_000
@@ -76,10 +77,13 @@ def profile_named(
                     f"{network!r} is an interpreter, which cannot be profiled so: give --images, its own layers, and "
                     "none of --weights and --preset"
                 )
-            chosen = list(layers) if layers else layers_worth_seeing(Representation.layers(network, weights))
-            cut: Any = network if weights is None else Representation(network, chosen[0], weights)
             code = autoencoder or AUTOENCODER
-            result = profile(cut, chosen, code, sets[0], output, held_out=sets[1], config=config)
+            with needing([None if weights else network, code], [images, held_out]):
+                chosen = (
+                    list(layers) if layers else layers_worth_seeing(Representation.layers(network, weights))
+                )
+                cut: Any = network if weights is None else Representation(network, chosen[0], weights)
+                result = profile(cut, chosen, code, sets[0], output, held_out=sets[1], config=config)
     rows = [[layer, *(found.get(name) for name in TOLD)] for layer, found in result["layers"].items()]
     print(text_table(["layer", *(name.replace("_", " ") for name in TOLD)], rows))
     for layer, numbers in result["layers"].items():
@@ -120,6 +124,7 @@ def offered(network: str, layers: Sequence[str] | None, autoencoder: str | None,
     return [each for each in found if each.layer in wanted]
 
 
+@leaving_nothing()
 def profile_shipped(
     flows: Sequence[Offer], pictures: tuple[str, str | None] | None, output: str | Path, config: ProfileConfig
 ) -> dict[str, Any]:
@@ -170,6 +175,7 @@ def runs_in(folder: str | Path) -> list[Path]:
     return sorted(path.parent for path in place.glob(f"*/{WEIGHTS}"))
 
 
+@leaving_nothing()
 def profile_runs(
     folder: str | Path,
     output: str | Path,

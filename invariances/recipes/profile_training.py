@@ -21,7 +21,7 @@ from invariances.recipes.worlds import layers_worth_seeing
 from invariances.report.training_page import write_training_page
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import atomic, check_writable
+from invariances.system.files import atomic, check_writable, leaving_nothing
 from invariances.training.data import Images
 from invariances.zoo.registry import registry
 
@@ -90,6 +90,7 @@ def _source(network: str, path: Path, layer: str) -> tuple[str, str, str | None]
     return whole, layer, None if whole == str(path) else str(path)
 
 
+@leaving_nothing()
 def profile_training(
     network: str,
     layers: Sequence[str],

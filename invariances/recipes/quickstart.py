@@ -42,7 +42,7 @@ from invariances.report.quickstart_page import CueStory, PhotoStory, Story, writ
 from invariances.representation.representation import Representation
 from invariances.system.checks import number
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable, new_folder
+from invariances.system.files import check_writable, leaving_nothing, new_folder
 from invariances.system.machine import accelerator, cores
 from invariances.system.seeds import seeded
 from invariances.training.config import DataConfig, FitConfig, LearningConfig, RunConfig
@@ -88,6 +88,7 @@ class Effort:
             number(name, getattr(self, name), least, whole=True)
 
 
+@leaving_nothing()
 def quickstart(
     output: str | Path = "quickstart",
     *,

@@ -19,6 +19,7 @@ from invariances.data.shapes import Shapes
 from invariances.evaluation.factors import kept_by_probe, reading_quality
 from invariances.recipes.shapes_flows import build_flows
 from invariances.representation.representation import Representation
+from invariances.system.machine import bfloat16
 from invariances.training.autoencoder import fit_autoencoder
 from invariances.training.autoencoder_config import Objective, Schedule
 from invariances.training.classifier import Lesson, accuracy, train_classifier
@@ -148,7 +149,7 @@ def build_readers(
     path: Path, networks: Mapping[str, nn.Module], vae: nn.Module, precision: Precision, shortened: float
 ) -> dict[str, FactorReader]:
     """The reader of pictures and the probes of all networks, by name; written after each that is made."""
-    half = precision.startswith("bf16")
+    half = precision == "bf16-mixed" and bfloat16()
     readers = load_readers(path) if path.exists() else {}
     if "reader" not in readers:
         readers["reader"] = build_reader(vae, _short(1200, shortened), half)

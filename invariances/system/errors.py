@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 
@@ -13,8 +13,26 @@ class UserError(ValueError):
     """
 
 
+class NotHere(UserError):
+    """A file that has to be fetched is not here, and could not be.
+
+    Args:
+        sentence: As of any `UserError`.
+        reason: Why it could not be fetched, in some words, for sentences that name more than this file.
+    """
+
+    def __init__(self, sentence: str, reason: str) -> None:
+        super().__init__(sentence)
+        self.reason = reason
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM came: what holds for Ctrl-C holds for it, but for the exit status."""
+
+
+def listing(parts: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
 
 
 def nearest(name: str, names: Iterable[str], n: int = 5) -> str:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from invariances.system.errors import UserError
 
+LOCK = ".lock"
+"""A file of this name says nothing but who writes beside it."""
+_made: list[Path] = []
 _UMASK = os.umask(0)
 os.umask(_UMASK)
 
@@ -44,9 +47,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise UserError(
                 f"the disk that holds {str(path)!r} is full; free some space and go on: what was there before is whole"
             ) from error
+        if isinstance(error, OSError) and error.filename in (draft, str(draft)):
+            error.filename = str(path)  # nobody asked for the draft
         raise
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def _reach_disk(path: Path) -> None:
@@ -68,13 +74,32 @@ def check_writable(folder: str | os.PathLike[str]) -> None:
     folder = Path(folder)
     probe = folder / f".probe.{os.getpid()}"
     try:
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
+        _made.extend(reversed(new))
         probe.write_bytes(b"")
         probe.unlink()
     except OSError as error:
         raise UserError(
             f"folder {str(folder)!r} cannot be written to ({error.strerror}); choose another --output"
         ) from None
+
+
+@contextmanager
+def leaving_nothing() -> Iterator[None]:
+    """Folders that `check_writable` makes in here go again where what follows fails before anything is in them."""
+    before = len(_made)
+    try:
+        yield
+    except BaseException:
+        for folder in reversed(_made[before:]):
+            with suppress(OSError):
+                if os.listdir(folder) == [LOCK]:
+                    (folder / LOCK).unlink()
+                folder.rmdir()
+        raise
+    finally:
+        del _made[before:]
 
 
 def cache_home() -> Path:

@@ -20,6 +20,13 @@ def bfloat16() -> bool:
     return bool(supported())
 
 
+def emulates_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is at most as fast as float32 there, for want of instructions."""
+    if device.type == "cuda":
+        return not torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and not bfloat16()
+
+
 def accelerator(device: str) -> torch.device:
     """The device of that name; "auto" is the accelerator where there is one, else the processor.
 

@@ -32,7 +32,7 @@ from invariances.training.schedule import rate_factor
 from invariances.training.stages import check_same
 from invariances.training.stopping import LastCheckpoint
 from invariances.training.stopping import run as run_trainer
-from invariances.training.trainer import make_trainer, quiet
+from invariances.training.trainer import make_trainer, quiet, settled
 from invariances.zoo.runs import AUTOENCODER, LAST
 
 COLUMNS = ("l1", "perceptual", "kl", "critic", "held_out_mae")
@@ -334,7 +334,7 @@ def fit_autoencoder(
     with atomic(folder / "hparams.yaml") as draft:
         draft.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
     with quiet(), alone(folder):
-        trainer = make_trainer(run, -1, callbacks, [], max_epochs=1)
+        trainer = make_trainer(settled(run), -1, callbacks, [], max_epochs=1)
         run_trainer(trainer, task, Batches(pictures, schedule, run.seed), last if resuming else None)
     kept: Any = averaging.average
     return kept.requires_grad_(False).eval()

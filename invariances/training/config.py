@@ -166,7 +166,7 @@ class RunConfig:
         devices: Processes of the training, each with a device of its own.
         num_nodes: Machines.
         precision: "32-true", or "bf16-mixed": the autoencoder and what learns in bfloat16, log-determinants in float32;
-            up to twice as fast on processors and accelerators that compute in it.
+            up to twice as fast on processors and accelerators that compute in it, and 32-true on others.
         checkpoint_every: Steps between checkpoints; 0 for the last step alone.
         keep_checkpoints: So many of them stay, the newest, and the best; 0 for the last alone.
         samples_every: Steps between grids of pictures, after those of steps 0, 2, 4, 8, … 512; 0 for the last step

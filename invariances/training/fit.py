@@ -21,6 +21,7 @@ from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter, autoencoder_of
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
+from invariances.system.files import leaving_nothing
 from invariances.training.averaging import Averaging, BestWeights
 from invariances.training.callbacks import COLUMNS, Measure, Progress
 from invariances.training.config import (
@@ -37,20 +38,14 @@ from invariances.training.metrics_file import MetricsFile
 from invariances.training.new_flow import device_of, new_flow, resume_from, same_learning, started_from
 from invariances.training.pictures import PICTURES, SampleGrids
 from invariances.training.processes import all_processes, first_process, watch_parent
-from invariances.training.run_folder import (
-    METRICS,
-    SAMPLES,
-    alone,
-    begin,
-    choose_folder,
-    name_of,
-)
+from invariances.training.run_folder import METRICS, SAMPLES, alone, begin, choose_folder
 from invariances.training.stages import FlowStage, Regression, Stage
 from invariances.training.start import start_embedder
 from invariances.training.stopping import LastCheckpoint, stopped_in
 from invariances.training.stopping import run as run_trainer
-from invariances.training.trainer import finish, loggers_of, make_trainer, quiet
+from invariances.training.trainer import finish, loggers_of, make_trainer, quiet, settled
 from invariances.training.wandb_logger import check_wandb
+from invariances.zoo.needs import needing
 from invariances.zoo.runs import LAST, flow_of
 
 EMBEDDER = "checkpoints/embedder.ckpt"
@@ -101,6 +96,7 @@ def fit(
     )[layer]
 
 
+@leaving_nothing()
 def fit_layers(
     network: Network,
     layers: Sequence[str],
@@ -141,6 +137,7 @@ def fit_layers(
     with all_processes(config.run):
         if not first_process():
             config = replace(config, run=replace(config.run, progress=False))
+        config = replace(config, run=settled(config.run))
         return _fit_layers(network, layers, autoencoder, images, held_out, config, loggers, numbered)
 
 
@@ -164,10 +161,16 @@ def _fit_layers(
         check_layered(config, code)
     config = explained(config, first, autoencoder, images, held_out)
     data = FeatureData(images, held_out, config.data, config.cache, run.precision, run.progress)
+    begun = {}
+    if not together:  # before pictures are looked at for hours
+        begun = {
+            layer: started_from(replace(config, layer=layer), each, code)
+            for layer, each in representations.items()
+        }
     if run.debug_run:
         data.most = config.learning.batch_size * run.devices * run.num_nodes
     named = {"_".join(layers): first} if together else representations
-    folders = {layer: _folder(run, each.network_name, layer, numbered) for layer, each in named.items()}
+    folders = {layer: choose_folder(run, each.network_name, layer, numbered) for layer, each in named.items()}
     data.prepare(list(representations.values()), code)
     sets: list[Any] = [ConcatDataset(data.train_sets), data.held_out_set]
     pictures = [identify(each, run.progress) for each in sets]
@@ -178,17 +181,10 @@ def _fit_layers(
             return fit_layered(representations, code, data, config, whole, pictures, loggers)
     found = {}
     for layer, each in representations.items():
-        one, folder = started_from(replace(config, layer=layer), each, code), folders[layer]
+        one, folder = begun[layer], folders[layer]
         with alone(folder if first_process() else None):
             found[layer] = _Fitting(each, code, data, one, folder, pictures, loggers).interpreter()
     return found
-
-
-def _folder(run: RunConfig, network: str, layer: str, numbered: bool) -> Path | None:
-    if run.output is None:
-        return None
-    name = name_of(run, network, layer)
-    return choose_folder(run.output, network, layer, run.resume, numbered or run.debug_run, name)
 
 
 class _Fitting:
@@ -396,5 +392,7 @@ def fit_config(config: FitConfig, numbered: bool = False) -> Interpreter:
     network, code, images = config.network, config.autoencoder, config.data.images
     layers = config.layers or [config.layer or ""]
     assert network and code and images  # noqa: PT018
-    cut = Representation(network, layers[0], config.weights, size=config.size, token=config.token)
-    return fit_layers(cut, layers, code, images, config=config, numbered=numbered)[layers[0]]
+    asked = [images, config.data.held_out, config.data.also]
+    with needing([None if config.weights else network, code, config.init], asked):
+        cut = Representation(network, layers[0], config.weights, size=config.size, token=config.token)
+        return fit_layers(cut, layers, code, images, config=config, numbered=numbered)[layers[0]]

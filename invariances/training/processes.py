@@ -24,7 +24,7 @@ from invariances.training.config import RunConfig
 
 LOST = 75
 """Exit status where another process died: try again (EX_TEMPFAIL)."""
-_GO_ON = "go on from its last checkpoint with --resume, or repeat the command where it has none yet"
+_GO_ON = "go on with --resume, or repeat the command as it was where the run's folder has no config.yaml yet"
 _STOPPED = (0, 128 + signal.SIGINT, 128 + signal.SIGTERM)
 _LOOK_SECONDS, _GRACE_SECONDS, _LEAVE_SECONDS = 0.5, 5.0, 60.0
 _NETWORK = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
@@ -56,8 +56,14 @@ def all_processes(run: RunConfig) -> Iterator[None]:
     """Starts this machine's other processes, where nobody did, and ends them when this one fails.
 
     Raises:
-        UserError: Another process died.
+        UserError: Another process died, or torchrun started another number of them than the run has devices.
     """
+    wanted, there = run.devices * run.num_nodes, os.environ.get("WORLD_SIZE")
+    if "TORCHELASTIC_RUN_ID" in os.environ and there != str(wanted):
+        raise UserError(
+            f"torchrun started {there} processes, and the run has {wanted}: --run.devices is as --nproc-per-node, and "
+            "--run.num_nodes as --nnodes"
+        )
     if run.devices > 1 and "LOCAL_RANK" not in os.environ and not _slurm() and not hasattr(sys, "ps1"):
         _start(run)
     try:

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from invariances.data.identity import Identity, overlap
 from invariances.system.errors import UserError
-from invariances.system.files import atomic, check_writable
+from invariances.system.files import LOCK, atomic, check_writable
 from invariances.system.yaml_file import read_yaml
 from invariances.training.checkpoints import load_checkpoint
 from invariances.training.config import FitConfig, RunConfig, config_parser, instantiated
@@ -27,7 +27,6 @@ from invariances.zoo.runs import CONFIG, LAST, resume_command
 METRICS = "metrics.csv"
 SAMPLES = "samples"
 TRAINED_ON, KEPT_OUT = "pictures/trained_on.json.gz", "pictures/kept_out.json.gz"
-_LOCK = ".lock"
 
 
 def name_of(run: RunConfig, network: str, layer: str) -> str:
@@ -39,35 +38,34 @@ def _filled(pattern: str, network: str, layer: str) -> str:
     return pattern.replace("{network}", network).replace("{layer}", layer.replace("#", "_"))
 
 
-def choose_folder(
-    pattern: str, network: str, layer: str, resume: bool, numbered: bool, name: str = ""
-) -> Path:
-    """The run's folder: new, unless it is to be gone on with.
+def choose_folder(run: RunConfig, network: str, layer: str, numbered: bool) -> Path | None:
+    """The run's folder: new, unless it is to be gone on with; None where nothing is kept.
 
     Args:
-        pattern: With `{name}`, `{network}` and `{layer}` to fill in.
-        network: Fills the second.
-        layer: Fills the third.
-        resume: Whether to go on with the run that lies there.
-        numbered: Add a number where the folder is taken, instead of refusing.
-        name: Fills the first.
+        run: Says where.
+        network: For `{network}` in names.
+        layer: For `{layer}` in names.
+        numbered: Add a number where the folder is taken, instead of refusing; a debug run always does.
 
     Raises:
         UserError: The folder holds a run already, or none to go on with, or cannot be written to.
     """
-    wanted = Path(_filled(pattern, network, layer).replace("{name}", name))
+    if run.output is None:
+        return None
+    name = name_of(run, network, layer)
+    wanted = Path(_filled(run.output, network, layer).replace("{name}", name))
     if not first_process():
         return wanted
-    if resume:
-        if not (wanted / CONFIG).is_file():
+    if run.resume:
+        if not os.path.isfile(wanted / CONFIG):
             raise UserError(
                 f"folder {str(wanted)!r} holds no run to go on with; leave out --resume to start one"
             )
         check_writable(wanted)
         return wanted
     folder, number = wanted, 1
-    while (folder / CONFIG).exists() or (folder / LAST).exists():
-        if not numbered:
+    while any(os.path.exists(folder / each) for each in (CONFIG, LAST)):
+        if not (numbered or run.debug_run):
             raise UserError(
                 f"folder {str(folder)!r} holds a run already; go on with `{resume_command(folder)}`, "
                 "or choose another --output"
@@ -89,7 +87,7 @@ def alone(folder: Path | None) -> Iterator[None]:
     if folder is None:
         yield
         return
-    lock = FileLock(folder / _LOCK)
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from invariances.system.machine import accelerator
+from invariances.data.datasets import tell
+from invariances.system.machine import accelerator, emulates_bfloat16
 from invariances.training.checkpoints import AtomicCheckpoints
 from invariances.training.config import FitConfig, RunConfig
 from invariances.training.metrics_file import MetricsFile
@@ -33,6 +35,15 @@ def quiet() -> Iterator[None]:
     finally:
         for each, level in zip(loggers, levels):
             each.setLevel(level)
+
+
+def settled(run: RunConfig) -> RunConfig:
+    """The run with float32 in place of a bfloat16 that its device would emulate, at a third of float32's speed."""
+    if run.precision == "32-true" or not emulates_bfloat16(accelerator(run.device)):
+        return run
+    if run.progress:
+        tell("this device does not compute in bfloat16, so run.precision is 32-true")
+    return replace(run, precision="32-true")
 
 
 def make_trainer(

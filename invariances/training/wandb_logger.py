@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
 from invariances.system.errors import UserError
+from invariances.system.extras import installed
 
 _MOST_WAITING = 300
 """Seconds that the end of a run waits for a server that is gone; what was not sent stays in the run's folder."""
@@ -23,7 +23,7 @@ def check_wandb() -> None:
     Raises:
         UserError: wandb is not installed.
     """
-    if find_spec("wandb") is None:
+    if not installed("wandb"):
         raise UserError(
             "run.wandb needs the package wandb; pip install 'invariances[wandb]', or leave it out"
         )

@@ -164,12 +164,7 @@ def test_video_writes_a_clip(run, pictures, tmp_path, monkeypatch):
 
 
 def test_demo_without_streamlit_says_how_to_get_it(run, monkeypatch):
-    import importlib.util
-
-    real = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *more: None if name == "streamlit" else real(name, *more)
-    )
+    monkeypatch.setattr("invariances.system.extras.find_spec", lambda name: None)
     status, _, err = run("demo")
     assert status == 2, err
     assert "pip install 'invariances[app]'" in err

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -198,6 +199,62 @@ def test_bad_folders_of_pictures_get_a_sentence(run, words, photos, tmp_path):
     status, _, err = run(*words(output, images=folder))
     assert status == 2
     assert "only picture" in err
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_run_that_cannot_begin_leaves_nothing(run, words, tmp_path, existing):
+    folder = tmp_path / "runs" / "one"
+    if existing:
+        folder.mkdir(parents=True)
+    status, _, err = run(*words(f"--output={folder}", images=tmp_path / "nowhere"))
+    assert status == 2
+    assert "nowhere' does not exist" in err
+    assert [str(each.relative_to(tmp_path)) for each in tmp_path.rglob("*")] == [
+        "runs",
+        "runs/one",
+    ] * existing
+
+
+def test_a_flow_to_start_from_is_looked_at_before_pictures_are(run, words, trained, tmp_path):
+    options = [f"--output={tmp_path / 'run'}", f"--init={trained}"]
+    status, _, err = run(*words(*options, layer="layer1", images=tmp_path / "nowhere"))
+    assert status == 2
+    assert "is for representations of shape" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_evaluated_at_a_layer_that_it_has_no_flow_for(run, trained):
+    status, _, err = run("evaluate", trained, "--layer", "layer1", "--fid", "none")
+    assert status == 2
+    assert "no flow for layer 'layer1' here; there is 'layer2'" in err
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize(
+    ("files", "needed"),
+    [
+        (
+            ["resnet/animalfaces/base", "resnet/animalfaces/train/layer4", "project"],
+            "resnet101_animalfaces_shared, bigae_animalfaces, AnimalFacesSharedTrain and AnimalFacesSharedTest",
+        ),
+        (
+            ["alexnet/base_train", "alexnet/train/fc6"],
+            "alexnet, bigae_animals, ImageNetAnimalsTrain and ImageNetAnimalsValidation",
+        ),
+        (["texturebias/stylized"], "resnet50_trained_on_SIN, biggan_256 and dequant_vae"),
+    ],
+)
+def test_a_published_run_names_all_that_is_missing(run, tmp_path, monkeypatch, files, needed):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("invariances.training.fit.check_wandb", lambda: None)
+    status, _, err = run("fit", *[word for each in files for word in ("-c", CONFIGS / f"{each}.yaml")])
+    assert status == 2
+    assert err.startswith(f"invariances: {needed} are needed and not here (INVARIANCES_OFFLINE is set); ")
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_broken_pictures_are_named_counted_and_skipped_when_told(run, words, photos, tmp_path):

@@ -138,6 +138,7 @@ def test_a_typed_function_is_a_command():
     ("words", "expected"),
     [
         (["x", "y", "--quik", "true"], "'quik' is not an option; nearest: 'quick'"),
+        (["--folder", "x", "y"], "'folder' is not an option, but a word of its own: leave out the --"),
         (["x", "y", "--n", "three"], "n must be a whole number, not 'three'"),
         (["x", "y", "--quick=maybe"], "quick must be true or false, not 'maybe'"),
         (["x", "y", "--quick", "maybe"], "'maybe' is one word too many"),

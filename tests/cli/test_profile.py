@@ -135,3 +135,12 @@ def test_an_interpreter_goes_by_its_own_name_too(run):
     status, _, err = run("profile", "photos64")
     assert status == 2
     assert "give --images" in err
+
+
+def test_all_that_a_profile_needs_and_is_not_here_is_named(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    words = ["--layers", "fc6", "--autoencoder", "bigae_animals", "--images", "AwA2Test"]
+    status, _, err = run("profile", "alexnet", *words, "--output", tmp_path / "p")
+    assert status == 2
+    assert "alexnet, bigae_animals and AwA2Test are needed and not here" in err
+    assert not (tmp_path / "p").exists()

@@ -191,7 +191,7 @@ def test_a_debug_run_is_ten_steps_and_never_in_the_way(run, words, tmp_path, mon
 
 
 def test_a_missing_wandb_is_told_before_any_picture_is_read(run, words, tmp_path, monkeypatch):
-    monkeypatch.setattr("invariances.training.wandb_logger.find_spec", lambda name: None)
+    monkeypatch.setattr("invariances.system.extras.find_spec", lambda name: None)
     status, _, err = run(
         *words("--run.wandb=tests", f"--output={tmp_path / 'run'}", images=tmp_path / "none")
     )

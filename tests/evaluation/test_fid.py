@@ -196,7 +196,9 @@ def test_without_inception_the_network_itself_is_named(monkeypatch, world, tmp_p
     found = feature_space("auto", subject)
     assert found.name.endswith(":2")
     assert "no Inception" in capsys.readouterr().err
-    with pytest.raises(UserError, match="cannot be had"):
+    with pytest.raises(
+        UserError, match=r"cannot be had \(offline, and .* is not there, which is from https://"
+    ):
         feature_space("inception", subject)
     with pytest.raises(UserError, match="names no feature space"):
         feature_space("somewhere", subject)

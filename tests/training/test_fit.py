@@ -12,6 +12,7 @@ from invariances.training import fit as fitting
 from invariances.training.config import CacheConfig, FitConfig, RunConfig
 from invariances.training.fit import fit, fit_config, fit_layers
 from invariances.training.run_folder import KEPT_OUT, TRAINED_ON, alone, read_config
+from invariances.training.trainer import settled
 
 
 @pytest.fixture
@@ -139,3 +140,19 @@ def test_what_is_missing_is_named(missing, tmp_path):
     )
     with pytest.raises(UserError, match=f"--{missing} is missing"):
         fit_config(changed)
+
+
+@pytest.mark.parametrize(("computes", "used"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_bfloat16_is_used_where_it_is_not_emulated(computes, used, monkeypatch, capsys):
+    monkeypatch.setattr("invariances.system.machine.bfloat16", lambda: computes)
+    run = RunConfig(device="cpu", precision="bf16-mixed")
+    assert settled(run) == replace(run, precision=used)
+    assert ("does not compute in bfloat16" in capsys.readouterr().err) != computes
+    assert settled(RunConfig(device="cpu")).precision == "32-true"
+
+
+def test_a_run_settles_its_precision_before_it_begins(setup, world, options, tmp_path, monkeypatch):
+    monkeypatch.setattr("invariances.system.machine.bfloat16", lambda: False)
+    options = {**options, "run": replace(world.quiet, output=str(tmp_path / "run"), precision="bf16-mixed")}
+    assert fit(setup.representation, "4", setup.vae, world.Colours(), **options).precision == "32-true"
+    assert read_config(tmp_path / "run").run.precision == "32-true"

@@ -1,5 +1,6 @@
 """`fit` over maps: one flow for several layers, in one run's folder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,6 +129,11 @@ def test_the_command_takes_several_layers_and_goes_on(tmp_path, capsys):
         )
         == 0
     )
+    looking = ["evaluate", str(tmp_path / "run"), "--fid", "none", "--n", "1", "--device", "cpu"]
+    for more, layer in ((["--layer", "pool"], "pool"), ([], "stage2")):
+        capsys.readouterr()
+        assert main([*looking, *more]) == 0
+        assert json.loads(capsys.readouterr().out)["layer"] == layer
     assert main([*words, "--layer", "stage2", "--output", str(tmp_path / "one")]) == 0
     assert Interpreter.load(tmp_path / "one").layers == ["stage2"]
 

@@ -1,5 +1,6 @@
 import pytest
 
+from invariances.system.errors import UserError
 from invariances.training.config import RunConfig
 from invariances.training.processes import all_processes, first_process, local_rank
 
@@ -33,3 +34,19 @@ def test_an_error_of_ones_own_stays_what_it_is(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(RuntimeError, match="gloo"), all_processes(RunConfig()):
         raise RuntimeError("gloo: nothing to do with it")
+
+
+def test_torchrun_and_the_run_agree_on_the_number_of_processes(monkeypatch):
+    for name, value in {
+        "TORCHELASTIC_RUN_ID": "x",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "RANK": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for devices, nodes in ((2, 1), (1, 2)):
+        with all_processes(RunConfig(devices=devices, num_nodes=nodes)):
+            pass
+    sentence = r"torchrun started 2 processes, and the run has 1: --run\.devices"
+    with pytest.raises(UserError, match=sentence), all_processes(RunConfig()):
+        pass

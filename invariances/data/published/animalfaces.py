@@ -60,12 +60,8 @@ class AnimalFaces(PublishedSet):
     fetches = "its lists, and ImageNet's train pictures"
 
     @classmethod
-    def prepare(cls, root: Root, source: Path | None = None, progress: bool = True) -> None:
-        """As of every data set; `source` is ImageNet's train tar, or a folder of its synsets or of cut faces.
-
-        Raises:
-            UserError: It cannot be had, is not whole, or is hostile.
-        """
+    def bring(cls, root: Root, source: Path | None, progress: bool) -> None:
+        """As of every data set; `source` is ImageNet's train tar, or a folder of its synsets or of cut faces."""
         with root.locked(cls.name):
             if cls.ready(root) and source is None:
                 return
@@ -84,6 +80,24 @@ class AnimalFaces(PublishedSet):
                     f"such as {missing[0]}; give ImageNet's whole train tar with --from"
                 )
             root.mark([cls.list_file])
+
+    @classmethod
+    def lacking(cls, root: Root, source: Path | None = None) -> dict[str, str]:
+        """As of every data set."""
+        lists = {cls.list_file: cls.address}
+        whole, part = ImageNetTrain.root_of(), ImageNetAnimalsTrain.root_of()
+        pictures: dict[str, str] = {}
+        if not any(_faces_in(each) for each in (root.path, source) if each is not None):
+            lists[COORDINATES] = f"{FUNIT}/{COORDINATES}"
+            if not whole.ready() and not part.ready():
+                pictures = ImageNetAnimalsTrain.lacking(part, source)
+        places = [root.path] if source is None else [root.path, source if source.is_dir() else source.parent]
+        missing = {
+            name: address
+            for name, address in lists.items()
+            if not any((place / name).is_file() for place in places)
+        }
+        return missing | pictures
 
     @classmethod
     def _names(cls, root: Root, source: Path | None) -> Names:

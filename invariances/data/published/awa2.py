@@ -37,12 +37,8 @@ class AwA2(PublishedSet):
     fetches = "13 GB"
 
     @classmethod
-    def prepare(cls, root: Root, source: Path | None = None, progress: bool = True) -> None:
-        """As of every data set; `source` is the published zip, or the folder that holds it or what it holds.
-
-        Raises:
-            UserError: It cannot be had, is not whole, or is hostile.
-        """
+    def bring(cls, root: Root, source: Path | None, progress: bool) -> None:
+        """As of every data set; `source` is the published zip, or the folder that holds it or what it holds."""
         with root.locked(cls.name):
             if cls.ready(root) and source is None:
                 return
@@ -60,6 +56,12 @@ class AwA2(PublishedSet):
                 )
             _write_lists(root)
             root.mark([TRAIN, TEST])
+
+    @classmethod
+    def lacking(cls, root: Root, source: Path | None = None) -> dict[str, str]:
+        """As of every data set."""
+        here = source is not None or (root.path / ARCHIVE).is_file()
+        return {} if here else {ARCHIVE: f"{cls.fetches}, {ADDRESS}"}
 
 
 def _found(root: Root, source: Path | None) -> Path | None:

@@ -132,12 +132,8 @@ class ImageNet(PublishedSet):
         return whole, names.at(np.flatnonzero(wanted))
 
     @classmethod
-    def prepare(cls, root: Root, source: Path | None = None, progress: bool = True) -> None:
-        """As of every data set; `source` is the published tar, its folder, or a folder of synsets.
-
-        Raises:
-            UserError: It cannot be had, is not whole, or is hostile.
-        """
+    def bring(cls, root: Root, source: Path | None, progress: bool) -> None:
+        """As of every data set; `source` is the published tar, its folder, or a folder of synsets."""
         with root.locked(cls.name):
             if root.ready() and source is None:
                 return
@@ -180,12 +176,24 @@ class ImageNet(PublishedSet):
             return inside if source.is_dir() and inside.is_file() else source
         if cls.length is not None and counted(root.data, SUFFIXES, cls.wanted) == cls.length:
             return None
-        home = Root.named(cls.folder.removesuffix("_animals")) if cls.animals else root
-        for place in (root.path / cls.archive, home.path / cls.archive):
-            if place.is_file():
-                return place
-        target = home.path / cls.archive
+        target = cls._archive_of(root)
+        if target.is_file():
+            return target
         return torrents.fetch(cls.infohash, target, cls.archive_size, cls.other_way(), progress)
+
+    @classmethod
+    def _archive_of(cls, root: Root) -> Path:
+        """Where the archive lies, or will."""
+        home = Root.named(cls.folder.removesuffix("_animals")) if cls.animals else root
+        here = root.path / cls.archive
+        return here if here.is_file() else home.path / cls.archive
+
+    @classmethod
+    def lacking(cls, root: Root, source: Path | None = None) -> dict[str, str]:
+        """As of every data set."""
+        if source is not None or cls._archive_of(root).is_file():
+            return {}
+        return {cls.archive: f"{cls.archive_size / 1e9:.0f} GB, from image-net.org"}
 
     @classmethod
     def other_way(cls) -> str:
@@ -323,16 +331,24 @@ class ImageNetValidation(ImageNet):
             reached(member.start + member.size)
 
     @classmethod
+    def lacking(cls, root: Root, source: Path | None = None) -> dict[str, str]:
+        """As of every data set."""
+        archive = source or cls._archive_of(root)
+        listed = cls._synsets_of(root, archive if archive.is_dir() else archive.parent).is_file()
+        return super().lacking(root, source) | (
+            {} if listed else {SYNSETS_OF_VALIDATION: SYNSETS_OF_VALIDATION_AT}
+        )
+
+    @classmethod
+    def _synsets_of(cls, root: Root, beside: Path) -> Path:
+        """Where the list of synsets lies, or will."""
+        own, given = root.path / SYNSETS_OF_VALIDATION, beside / SYNSETS_OF_VALIDATION
+        return given if given.is_file() and not own.is_file() else own
+
+    @classmethod
     def _homes(cls, root: Root, beside: Path) -> dict[str, str]:
         """Synset by file name."""
-        path = next(
-            (
-                each
-                for each in (root.path / SYNSETS_OF_VALIDATION, beside / SYNSETS_OF_VALIDATION)
-                if each.is_file()
-            ),
-            root.path / SYNSETS_OF_VALIDATION,
-        )
+        path = cls._synsets_of(root, beside)
         if not path.is_file():
             download(SYNSETS_OF_VALIDATION_AT, path, size=SYNSETS_OF_VALIDATION_SIZE)
         homes = {}

@@ -23,7 +23,7 @@ from invariances.data.published.names import Names
 from invariances.data.published.resizing import square
 from invariances.data.published.root import DATA, FILE_LIST, Root, names_of
 from invariances.data.splitting import held_out_places, is_whole
-from invariances.system.errors import UserError
+from invariances.system.errors import NotHere, UserError, listing
 
 Crop = Literal["center", "random"]
 
@@ -126,8 +126,31 @@ class PublishedSet(Dataset[dict[str, Any]]):
         """Brings the published layout into the folder, from `source` or from where it is published.
 
         Raises:
-            UserError: It cannot be had, is not whole, or is hostile.
+            NotHere: It cannot be had; names all files that are missing.
+            UserError: It is not whole, or is hostile.
         """
+        try:
+            cls.bring(root, source, progress)
+        except NotHere as error:
+            files = cls.lacking(root, source)
+            shown = listing([f"{name} ({address})" for name, address in files.items()])
+            verb, them, place = ("is", "it", "a") if len(files) == 1 else ("are", "them", "one")
+            way = f"into {place} folder and run `invariances data prepare {cls.name} --from FOLDER`"
+            if source is not None:
+                way = f"{'into' if source.is_dir() else 'beside'} {source} and run the same again"
+            raise NotHere(
+                f"{cls.name} needs {shown}, which {verb} not here ({error.reason}); put {them} {way}",
+                error.reason,
+            ) from error
+
+    @classmethod
+    def bring(cls, root: Root, source: Path | None, progress: bool) -> None:
+        """What `prepare` does."""
+        raise NotImplementedError
+
+    @classmethod
+    def lacking(cls, root: Root, source: Path | None = None) -> dict[str, str]:
+        """Files that have to be fetched, and from where, to prepare the set from what is here."""
         raise NotImplementedError
 
     def labelled(self, folders: list[str], numbers: Array) -> tuple[list[str], Array]:

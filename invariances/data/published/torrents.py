@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from tqdm import tqdm
 
+from invariances.data.download import OFFLINE
 from invariances.data.published.root import say
-from invariances.system.errors import UserError
+from invariances.system.errors import NotHere, UserError
 from invariances.system.files import offline
 
 PATIENCE = 600.0
@@ -34,17 +35,17 @@ def fetch(infohash: str, target: Path, size: int, other_way: str, progress: bool
         progress: A bar with bytes, peers and rate on stderr.
 
     Raises:
-        UserError: libtorrent is not installed, the network is forbidden, nothing came for ten minutes, or what came has
-            another size.
+        NotHere: libtorrent is not installed, the network is forbidden, or nothing came for ten minutes.
+        UserError: What came has another size.
     """
     if offline():
-        raise UserError(f"{target.name} is not here, and INVARIANCES_OFFLINE is set; {other_way}")
+        raise NotHere(f"{target.name} is not here, and {OFFLINE}; {other_way}", OFFLINE)
     try:
         import libtorrent
     except ImportError:
-        raise UserError(
-            f"{target.name} ({size / 1e9:.0f} GB) is not here: `pip install 'invariances[torrent]'` fetches it over "
-            f"BitTorrent, or {other_way}"
+        reason = "BitTorrent needs `pip install 'invariances[torrent]'`"
+        raise NotHere(
+            f"{target.name} ({size / 1e9:.0f} GB) is not here: {reason}; or {other_way}", reason
         ) from None
     say(
         f"{target.name} ({size / 1e9:.0f} GB) is fetched over BitTorrent to {target.parent}; it may be stopped"
@@ -98,10 +99,11 @@ def _wait(handle: Any, name: str, size: int, other_way: str, progress: bool) -> 
             if done != last or checking:
                 last, since = done, time.monotonic()
             elif time.monotonic() - since > PATIENCE:
-                raise UserError(
-                    f"{name}: nothing came over BitTorrent for {PATIENCE / 60:.0f} minutes ({status.num_peers} peers, "
-                    f"{max(done, 0):,} of {size:,} bytes are here and are kept); {other_way}"
+                reason = (
+                    f"nothing came over BitTorrent for {PATIENCE / 60:.0f} minutes ({status.num_peers} peers, "
+                    f"{max(done, 0):,} of {size:,} bytes are here and are kept)"
                 )
+                raise NotHere(f"{name}: {reason}; {other_way}", reason)
             time.sleep(_STEP)
         bar.n = size
 

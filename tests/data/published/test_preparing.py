@@ -31,7 +31,7 @@ from invariances.data.published.imagenet import (
     ImageNetValidation,
 )
 from invariances.data.published.root import Root
-from invariances.system.errors import UserError
+from invariances.system.errors import NotHere, UserError
 
 EVERY = [
     ImageNetTrain,
@@ -41,6 +41,17 @@ EVERY = [
     AnimalFacesSharedTrain,
     AwA2Train,
 ]
+
+EVERY_FILE = sorted(
+    [
+        ImageNetTrain.archive,
+        ImageNetValidation.archive,
+        "validation_synset.txt",
+        awa2.ARCHIVE,
+        AnimalFacesSharedTrain.list_file,
+        animalfaces.COORDINATES,
+    ]
+)
 
 
 def source_of(kind, sources):
@@ -290,13 +301,53 @@ def test_faces_come_of_an_imagenet_that_is_ready(tiny):
     assert data[0]["image"].dtype == torch.float32
 
 
-def test_offline_without_files_says_both_ways(tiny):
-    with pytest.raises(UserError, match=r"get ILSVRC2012_img_train.tar from image-net.org and run .*--from"):
-        ImageNetTrain(size=8)
-    with pytest.raises(UserError, match=r"AwA2-data.zip.*by hand"):
-        AwA2Train(size=8)
-    with pytest.raises(UserError, match=r"shared_animalfaces_train.txt.*by hand"):
-        AnimalFacesSharedTrain(size=8)
+def told(kind, source=None):
+    with pytest.raises(NotHere) as error:
+        kind.prepare(kind.root_of(), source, progress=False)
+    assert error.value.reason == "INVARIANCES_OFFLINE is set"
+    return str(error.value)
+
+
+def test_all_files_that_are_missing_are_named_and_putting_them_into_a_folder_suffices(
+    tiny, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    asked = {
+        ImageNetTrain: [ImageNetTrain.archive],
+        ImageNetAnimalsTrain: [ImageNetTrain.archive],
+        ImageNetValidation: [ImageNetValidation.archive, "validation_synset.txt"],
+        AwA2Train: [awa2.ARCHIVE],
+        AnimalFacesSharedTrain: [
+            AnimalFacesSharedTrain.list_file,
+            animalfaces.COORDINATES,
+            ImageNetTrain.archive,
+        ],
+    }
+    for number, (kind, files) in enumerate(asked.items()):
+        sentence = told(kind)
+        assert [file for file in EVERY_FILE if file in sentence] == sorted(files)
+        assert f"put {'it' if len(files) == 1 else 'them'} into " in sentence
+        assert f"`invariances data prepare {kind.name} --from FOLDER`" in sentence
+        folder = tmp_path / f"by hand {number}"
+        folder.mkdir()
+        for file in files:
+            shutil.copy(tiny.sources / file, folder)
+        kind.prepare(Root(tmp_path / f"root {number}"), folder, progress=False)
+
+
+def test_what_is_here_is_not_asked_for(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    (tmp_path / "apart").mkdir()
+    tar = tmp_path / "apart" / ImageNetTrain.archive
+    shutil.copy(tiny.tar, tar)
+    sentence = told(AnimalFacesSharedTrain, tar)
+    assert f"put them beside {tar} and run the same again" in sentence
+    assert "image-net.org" not in sentence
+    shutil.copy(tiny.sources / animalfaces.COORDINATES, tmp_path / "apart")
+    sentence = told(AnimalFacesSharedTrain, tmp_path / "apart")
+    assert f"needs {AnimalFacesSharedTrain.list_file} (https://" in sentence
+    assert f"which is not here (INVARIANCES_OFFLINE is set); put it into {tmp_path / 'apart'} and" in sentence
+    assert animalfaces.COORDINATES not in sentence
 
 
 @pytest.mark.parametrize("kind", EVERY)
