@@ -13,14 +13,12 @@ from torch import Tensor
 
 from invariances.evaluation.numbers import finite, write_numbers
 from invariances.evaluation.tables import Table, difference
-from invariances.recipes.profile import PAGE, PROFILE
-from invariances.recipes.profile_store import read_layer
+from invariances.recipes.profile import PAGE
+from invariances.recipes.profile_store import COMPARISON, PROFILE, claimed, read_layer
 from invariances.recipes.profile_subjects import profile_runs, runs_in
 from invariances.report.compare_page import CompareStory, write_compare_page
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable
 
-COMPARISON = "comparison.json"
 ROUNDING = 1e-6
 """A difference of a smaller part of the numbers is none."""
 
@@ -41,39 +39,38 @@ def compare(
     Raises:
         UserError: A folder holds no profile, or the two do not compare.
     """
-    folder = Path(output)
-    check_writable(folder)
-    one, other = (profiled(each, folder / name) for each, name in ((one, "one"), (other, "other")))
-    told = [read_profile(each) for each in (one, other)]
-    if told[0]["same"] != told[1]["same"]:
-        raise UserError(
-            f"{str(one)!r} and {str(other)!r} were measured on other pictures, or with other samples; profile both on "
-            "the same --images with the same --n, --limit and --seed"
-        )
-    pairs = paired(told[0]["layers_measured"], told[1]["layers_measured"])
-    layers: dict[str, dict[str, Any]] = {}
-    pictures: dict[str, tuple[Tensor, Tensor]] = {}
-    for first, second in pairs:
-        name = first if first == second else f"{first} – {second}"
-        found = read_layer(Path(one), first), read_layer(Path(other), second)
-        layers[name] = differences(found[0].tables, found[1].tables, told[0]["seed"])
-        pictures[name] = found[0].pictures, found[1].pictures
-    result = {
-        "one": {"folder": str(one), "network": told[0]["network"]},
-        "other": {"folder": str(other), "network": told[1]["network"]},
-        "pictures_sampled": told[0]["pictures_sampled"],
-        "layers": layers,
-        "layers_of_one_alone": [
-            f"{name} ({side})"
-            for side, each, shown in zip(("one", "other"), told, zip(*pairs, strict=True), strict=True)
-            for name in each["layers_measured"]
-            if name not in shown
-        ],
-    }
-    write_numbers(folder / COMPARISON, result)
-    story = CompareStory(finite(result), pictures, most_different_first(pictures))
-    write_compare_page(story, folder / PAGE)
-    return result
+    with claimed(output, COMPARISON) as folder:
+        one, other = (profiled(each, folder / name) for each, name in ((one, "one"), (other, "other")))
+        told = [read_profile(each) for each in (one, other)]
+        if told[0]["same"] != told[1]["same"]:
+            raise UserError(
+                f"{str(one)!r} and {str(other)!r} were measured on other pictures, or with other samples; profile both "
+                "on the same --images with the same --n, --limit and --seed"
+            )
+        pairs = paired(told[0]["layers_measured"], told[1]["layers_measured"])
+        layers: dict[str, dict[str, Any]] = {}
+        pictures: dict[str, tuple[Tensor, Tensor]] = {}
+        for first, second in pairs:
+            name = first if first == second else f"{first} – {second}"
+            found = read_layer(Path(one), first), read_layer(Path(other), second)
+            layers[name] = differences(found[0].tables, found[1].tables, told[0]["seed"])
+            pictures[name] = found[0].pictures, found[1].pictures
+        result = {
+            "one": {"folder": str(one), "network": told[0]["network"]},
+            "other": {"folder": str(other), "network": told[1]["network"]},
+            "pictures_sampled": told[0]["pictures_sampled"],
+            "layers": layers,
+            "layers_of_one_alone": [
+                f"{name} ({side})"
+                for side, each, shown in zip(("one", "other"), told, zip(*pairs, strict=True), strict=True)
+                for name in each["layers_measured"]
+                if name not in shown
+            ],
+        }
+        write_numbers(folder / COMPARISON, result)
+        story = CompareStory(finite(result), pictures, most_different_first(pictures))
+        write_compare_page(story, folder / PAGE)
+        return result
 
 
 def profiled(place: str | os.PathLike[str], output: Path) -> Path:

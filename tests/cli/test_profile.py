@@ -99,13 +99,9 @@ def test_shipped_flows_are_taken_as_they_are(run, tmp_path, monkeypatch):
     monkeypatch.setattr("invariances.recipes.profile_subjects.KEPT_OUT", 4)
     monkeypatch.setattr("invariances.recipes.profile_subjects.PICTURES", 60)
     monkeypatch.setattr(
-        "invariances.recipes.profile_subjects.untold_flow",
-        lambda interpreter, *_: lambda: untold(interpreter),
+        "invariances.recipes.profile.untold_flow",
+        lambda cut, code, data, fit: ConditionalFlow(fit.flow, code.latent_shape).eval(),
     )
-
-    def untold(interpreter):
-        flow = interpreter.flow
-        return ConditionalFlow(flow.config, flow.latent_shape).eval()
 
     status, _, err = run("profile", "shapes_shape", "--layers", "pool", "--output", tmp_path / "p", *FEW)
     assert status == 0, err
