@@ -32,9 +32,13 @@ def checkpoints_of(pattern: str) -> list[Path]:
         UserError: There are fewer than two, or two of one name.
     """
     found = sorted((Path(each) for each in glob.glob(pattern, recursive=True)), key=_order)
+    found = [each for each in found if not each.is_dir()]
+    if not found:
+        raise UserError(f"{pattern!r} names no file; give a pattern in quotes, such as 'checkpoints/*.pt'")
     if len(found) < 2:
         raise UserError(
-            f"{pattern!r} names {len(found)} files; over training there are two checkpoints at least"
+            f"{pattern!r} names one file alone; over training there are two checkpoints at least, and one is profiled "
+            "with --weights"
         )
     if len({each.stem for each in found}) < len(found):
         raise UserError(
@@ -119,7 +123,9 @@ def profile_training(
     found: dict[str, Any] = {}
     with claimed(output, CURVES) as folder:
         for path in checkpoints:
-            Representation(*_source(network, path, layers[0]))
+            whole = Representation(*_source(network, path, layers[0]))
+            for layer in layers:
+                whole.at(layer)
         for number, path in enumerate(checkpoints):
             print(f"checkpoint {number + 1} of {len(checkpoints)}: {path}", file=sys.stderr)
             place = folder / path.stem

@@ -100,7 +100,7 @@ def test_shipped_flows_are_taken_as_they_are(run, tmp_path, monkeypatch):
     monkeypatch.setattr("invariances.recipes.profile_subjects.PICTURES", 60)
     monkeypatch.setattr(
         "invariances.recipes.profile.untold_flow",
-        lambda cut, code, data, fit: ConditionalFlow(fit.flow, code.latent_shape).eval(),
+        lambda cut, code, data, fit: ConditionalFlow(fit.flow, (code.latent_dim,)).eval(),
     )
 
     status, _, err = run("profile", "shapes_shape", "--layers", "pool", "--output", tmp_path / "p", *FEW)
