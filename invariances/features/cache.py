@@ -185,7 +185,7 @@ def build_cache(
     layers = _by_layer(representations)
     if not len(cast(Sized, dataset)):
         raise UserError("the data set is empty; give at least one picture")
-    root = Path(config.folder).expanduser() if config.folder else cache_home() / "features"
+    root = cache_root(config)
     data = fingerprint(dataset, config.batch_size, workers, progress)
     work = FeaturePass(dataset, autoencoder, layers, config.batch_size, workers, progress, precision)
     arrays = _arrays(root, data, work, config.dtype)
@@ -197,6 +197,11 @@ def build_cache(
         arrays |= missing
     stored = {layer: arrays[layer] for layer in layers if layer not in left_out}
     return FeatureCache(dataset, arrays[MOMENTS], arrays[LABELS], stored, layers)
+
+
+def cache_root(config: CacheConfig) -> Path:
+    """The folder of all caches."""
+    return Path(config.folder).expanduser() if config.folder else cache_home() / "features"
 
 
 def _by_layer(representations: Representation | Sequence[Representation]) -> dict[str, Representation]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,23 @@ from torch import Tensor
 
 from invariances.evaluation.numbers import finite, write_numbers
 from invariances.evaluation.tables import Table, difference
-from invariances.recipes.profile import PAGE, PROFILE
-from invariances.recipes.profile_store import read_layer
+from invariances.recipes.profile import PAGE, ProfileConfig
+from invariances.recipes.profile_store import COMPARISON, PROFILE, claimed, read_layer
 from invariances.recipes.profile_subjects import profile_runs, runs_in
 from invariances.report.compare_page import CompareStory, write_compare_page
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable, leaving_nothing
+from invariances.system.files import leaving_nothing
 
-COMPARISON = "comparison.json"
+NEEDED = {
+    "same",
+    "layers_measured",
+    "network",
+    "pictures_sampled",
+    "samples_per_picture",
+    "second",
+    "seed",
+}
+"""What a comparison reads of a `profile.json`."""
 ROUNDING = 1e-6
 """A difference of a smaller part of the numbers is none."""
 
@@ -35,53 +44,69 @@ def compare(
     the same pictures in both; a difference is `sure` where its interval leaves out 0.
 
     Args:
-        one: Folder of a profile; or of a run, or several of one network, which are profiled below `output` first.
+        one: Folder of a profile; or of a run, or several of one network, which are profiled below `output` first,
+            as the other was where that is a profile.
         other: Folder of another, of the same pictures, samples and seed.
         output: Folder to write `comparison.json` and `index.html` to.
 
     Raises:
         UserError: A folder holds no profile, or the two do not compare.
     """
-    folder = Path(output)
-    check_writable(folder)
-    one, other = (profiled(each, folder / name) for each, name in ((one, "one"), (other, "other")))
-    told = [read_profile(each) for each in (one, other)]
-    if told[0]["same"] != told[1]["same"]:
-        raise UserError(
-            f"{str(one)!r} and {str(other)!r} were measured on other pictures, or with other samples; profile both on "
-            "the same --images with the same --n, --limit and --seed"
+    with claimed(output, COMPARISON) as folder:
+        config = settings_of([each for each in (one, other) if (Path(each) / PROFILE).is_file()])
+        one, other = (
+            profiled(each, folder / name, config) for each, name in ((one, "one"), (other, "other"))
         )
-    pairs = paired(told[0]["layers_measured"], told[1]["layers_measured"])
-    layers: dict[str, dict[str, Any]] = {}
-    pictures: dict[str, tuple[Tensor, Tensor]] = {}
-    for first, second in pairs:
-        name = first if first == second else f"{first} – {second}"
-        found = read_layer(Path(one), first), read_layer(Path(other), second)
-        layers[name] = differences(found[0].tables, found[1].tables, told[0]["seed"])
-        pictures[name] = found[0].pictures, found[1].pictures
-    result = {
-        "one": {"folder": str(one), "network": told[0]["network"]},
-        "other": {"folder": str(other), "network": told[1]["network"]},
-        "pictures_sampled": told[0]["pictures_sampled"],
-        "layers": layers,
-        "layers_of_one_alone": [
-            f"{name} ({side})"
-            for side, each, shown in zip(("one", "other"), told, zip(*pairs, strict=True), strict=True)
-            for name in each["layers_measured"]
-            if name not in shown
-        ],
-    }
-    write_numbers(folder / COMPARISON, result)
-    story = CompareStory(finite(result), pictures, most_different_first(pictures))
-    write_compare_page(story, folder / PAGE)
-    return result
+        told = [read_profile(each) for each in (one, other)]
+        if told[0]["same"] != told[1]["same"]:
+            raise UserError(
+                f"{str(one)!r} and {str(other)!r} were measured on other pictures, or with other samples; profile both "
+                "on the same --images with the same --n, --limit and --seed"
+            )
+        pairs = paired(told[0]["layers_measured"], told[1]["layers_measured"])
+        layers: dict[str, dict[str, Any]] = {}
+        pictures: dict[str, tuple[Tensor, Tensor]] = {}
+        for first, second in pairs:
+            name = first if first == second else f"{first} – {second}"
+            found = read_layer(Path(one), first), read_layer(Path(other), second)
+            layers[name] = differences(found[0].tables, found[1].tables, told[0]["seed"])
+            pictures[name] = found[0].pictures, found[1].pictures
+        result = {
+            "one": {"folder": str(one), "network": told[0]["network"]},
+            "other": {"folder": str(other), "network": told[1]["network"]},
+            "pictures_sampled": told[0]["pictures_sampled"],
+            "layers": layers,
+            "layers_of_one_alone": [
+                f"{name} ({side})"
+                for side, each, shown in zip(("one", "other"), told, zip(*pairs, strict=True), strict=True)
+                for name in each["layers_measured"]
+                if name not in shown
+            ],
+        }
+        write_numbers(folder / COMPARISON, result)
+        story = CompareStory(finite(result), pictures, most_different_first(pictures))
+        write_compare_page(story, folder / PAGE)
+        return result
 
 
-def profiled(place: str | os.PathLike[str], output: Path) -> Path:
+def settings_of(profiles: Sequence[str | os.PathLike[str]]) -> ProfileConfig:
+    """How closely a run is looked at: as the profile that it is held against was, where there is one."""
+    if not profiles:
+        return ProfileConfig()
+    told = read_profile(profiles[0])
+    return ProfileConfig(
+        n=told["samples_per_picture"],
+        limit=told["pictures_sampled"],
+        second=told["second"],
+        seed=told["seed"],
+    )
+
+
+def profiled(place: str | os.PathLike[str], output: Path, config: ProfileConfig) -> Path:
     """The folder of a profile: the one that is given, or that which is made of a run's."""
     folder = Path(place)
     if not (folder / PROFILE).is_file() and runs_in(folder):
-        profile_runs(folder, output)
+        profile_runs(folder, output, config=config)
         return output
     return folder
 
@@ -99,7 +124,7 @@ def read_profile(folder: str | os.PathLike[str]) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         found = None
-    if not isinstance(found, dict) or not {"same", "layers_measured", "seed", "network"} <= set(found):
+    if not isinstance(found, dict) or not NEEDED.issubset(found):
         raise UserError(f"{str(path)!r} is damaged or of another version; profile again")
     return found
 

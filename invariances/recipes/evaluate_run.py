@@ -16,7 +16,6 @@ from invariances.evaluation.likelihood import bits_per_dim
 from invariances.evaluation.looking import Sampling
 from invariances.evaluation.numbers import evaluate, lines, write_numbers
 from invariances.experiments.samples import sample_rows
-from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter, autoencoder_of
 from invariances.report.grids import grid, save_grid
 from invariances.report.html import page, picture, save_page, table
@@ -27,9 +26,9 @@ from invariances.system.seeds import seeded
 from invariances.training.checkpoints import checkpoint_of, load_checkpoint, weights_in
 from invariances.training.config import FitConfig
 from invariances.training.data import FeatureData
-from invariances.training.fit import train_flow
 from invariances.training.new_flow import new_flow
 from invariances.training.run_folder import TRAINED_ON, read_config
+from invariances.training.untold import untold_flow
 from invariances.zoo.interpreters import find_offer, knows
 from invariances.zoo.needs import needing
 
@@ -65,7 +64,7 @@ def evaluate_run(run: str | os.PathLike[str], how: Evaluation = Evaluation()) ->
             )
     interpreter.to(accelerator(how.device))
     representation = interpreter.representation
-    data.prepare([representation], interpreter.autoencoder, training=how.unconditional)
+    data.prepare([representation], interpreter.autoencoder, training=False)
     features = data.held_out_features(representation.layer)
     result: dict[str, Any] = {
         "run": str(run),
@@ -83,7 +82,8 @@ def evaluate_run(run: str | os.PathLike[str], how: Evaluation = Evaluation()) ->
         progress=how.progress,
     )
     if how.unconditional:
-        flow = unconditional_flow(interpreter, data, config, how.progress)
+        fit = replace(config, run=replace(config.run, progress=how.progress, device=how.device))
+        flow = untold_flow(representation, interpreter.autoencoder, data, fit)
         result["unconditional_nll_bits_per_dim"] = bits_per_dim(flow, features)
     folder.mkdir(parents=True, exist_ok=True)
     write_numbers(folder / EVALUATION, result)
@@ -199,20 +199,6 @@ def pictures_of(
         print(f"{known} of {count} pictures were trained on and are left out", file=sys.stderr)
     data.held_out_set = kept
     return data
-
-
-def unconditional_flow(
-    interpreter: Interpreter, data: FeatureData, config: FitConfig, progress: bool = True
-) -> ConditionalFlow:
-    """A flow of the same transform that is told nothing, trained as the run was."""
-    run = replace(config.run, output=None, resume=False, progress=progress, wandb=None)
-    return train_flow(
-        interpreter.representation,
-        interpreter.autoencoder,
-        data,
-        replace(config, run=run),
-        conditional=False,
-    )
 
 
 def draw(

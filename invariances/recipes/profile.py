@@ -6,8 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from copy import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,36 +23,36 @@ from invariances.evaluation.likelihood import log_probs
 from invariances.evaluation.looking import Sampling
 from invariances.evaluation.numbers import finite, write_numbers
 from invariances.evaluation.profiling import LayerProfile, profile_layer
-from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter, autoencoder_of
 from invariances.recipes.profile_attributes import Known, known_of, readers_of
 from invariances.recipes.profile_beside import NO_LPIPS, beside_of
 from invariances.recipes.profile_store import (
+    PROFILE,
     begin,
+    claimed,
     digest_of,
     known_layer,
-    load_flow,
-    save_flow,
     write_layer,
 )
 from invariances.report.profile_page import ProfileStory, write_profile_page
 from invariances.representation.representation import Representation
 from invariances.system.checks import MOST_SAMPLES, number
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable, leaving_nothing
+from invariances.system.files import leaving_nothing
 from invariances.system.machine import accelerator
 from invariances.system.weights import weights_hash
 from invariances.training.config import PRESETS, DataConfig, FitConfig, RunConfig
 from invariances.training.data import FeatureData, Images
-from invariances.training.fit import fit_layers, train_flow
+from invariances.training.fit import fit_layers
+from invariances.training.untold import untold_flow
 from invariances.zoo.runs import CONFIG, WEIGHTS
 
-PROFILE, PAGE = "profile.json", "index.html"
+PAGE = "index.html"
 NOT_READ = "it cannot be read of the autoencoder's code, so samples cannot tell"
 TOO_LITTLE = (
     "below 0, where no information can lie: the flows have learned too little to tell how much there is"
 )
-RUNS, UNTOLD = "runs", "unconditional.safetensors"
+RUNS = "runs"
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Subject:
         interpreters: By layer, from input to output, of one network and one autoencoder.
         data: Prepared, of pictures kept out of the flows' training.
         known: As of `known_of`.
-        untold: Gives the flow that is told nothing; None leaves information out.
+        fit: How the flows were trained, and so one that is told nothing; None leaves information out.
         reason: Why information is left out.
         kept_out: None where nobody knows whether the pictures were, as of a flow that ships.
     """
@@ -125,7 +124,7 @@ class Subject:
     interpreters: Mapping[str, Interpreter]
     data: FeatureData
     known: Known
-    untold: Callable[[], ConditionalFlow] | None = None
+    fit: FitConfig | None = None
     reason: str = ""
     kept_out: bool | None = True
 
@@ -157,21 +156,19 @@ def profile(
     Raises:
         UserError: Something given cannot work.
     """
-    folder = Path(output)
-    check_writable(folder)
     if not layers or len(set(layers)) < len(layers):
         raise UserError("give one or more layers, each once, in the order from input to output")
-    first = Representation(network, layers[0])
-    code = autoencoder_of(autoencoder)
-    kept = DataConfig() if held_out is None else DataConfig(held_out=None)
-    data = FeatureData(images, held_out, kept, progress=config.progress)
-    known = begun(first, code, data, config, folder)
-    interpreters = fitted_layers(first, layers, autoencoder, images, held_out, folder, config)
-    code = interpreters[layers[0]].autoencoder
-    data.prepare([each.representation for each in interpreters.values()], code)
-    fit = replace(config.fit(folder, False), data=kept)
-    untold = untold_flow(interpreters[layers[0]], data, fit, folder)
-    return measured(Subject(interpreters, data, known, untold), folder, config)
+    with claimed(output, PROFILE) as folder:
+        first = Representation(network, layers[0])
+        code = autoencoder_of(autoencoder)
+        kept = DataConfig() if held_out is None else DataConfig(held_out=None)
+        data = FeatureData(images, held_out, kept, progress=config.progress)
+        known = begun(first, code, data, config, folder)
+        interpreters = fitted_layers(first, layers, autoencoder, images, held_out, folder, config)
+        code = interpreters[layers[0]].autoencoder
+        data.prepare([each.representation for each in interpreters.values()], code)
+        fit = replace(config.fit(folder, False), data=kept)
+        return measured(Subject(interpreters, data, known, fit), folder, config)
 
 
 def begun(
@@ -194,31 +191,6 @@ def begun(
     }
     begin(folder, about)
     return known_of(data)
-
-
-def untold_flow(
-    interpreter: Interpreter, data: FeatureData, fit: FitConfig, folder: Path
-) -> Callable[[], ConditionalFlow]:
-    """Gives the flow that is told nothing: read from the folder, or trained first, as the others were.
-
-    Args:
-        interpreter: Of any layer.
-        data: What the others were trained on.
-        fit: How they were trained.
-        folder: Of the profile.
-    """
-
-    def flow() -> ConditionalFlow:
-        path = folder / UNTOLD
-        if not path.is_file():
-            cut, code, own = interpreter.representation, interpreter.autoencoder, copy(data)
-            own.prepare([cut], code)
-            one = replace(fit, run=replace(fit.run, output=None, resume=False))
-            print("one flow more is trained, which is told nothing", file=sys.stderr)
-            save_flow(train_flow(cut, code, own, one, conditional=False), path)
-        return load_flow(path).to(interpreter.device).eval()
-
-    return flow
 
 
 def fitted_layers(
@@ -273,7 +245,7 @@ def measured(subject: Subject, folder: Path, config: ProfileConfig = ProfileConf
     about["same"] = digest_of(json.dumps([digest, config.n, config.seed]))
     found = _found(subject, shown, key, folder, config)
     result = {**about, **summary(found, order, config.seed)}
-    if subject.untold is None:
+    if subject.fit is None:
         for numbers in result["layers"].values():
             numbers |= missing("information", subject.reason)
     if config.lpips is None:
@@ -308,8 +280,10 @@ def _found(
     if None in known.values():
         parts = subject.interpreters, subject.data, subject.known, config.seed
         readers = readers_of(*parts, of_code=beside.reader is None)
-        if subject.untold is not None:
-            told = log_probs(subject.untold(), features(order[0]), config.seed)
+        if subject.fit is not None:
+            first = subject.interpreters[order[0]]
+            untold = untold_flow(first.representation, first.autoencoder, subject.data, subject.fit)
+            told = log_probs(untold.to(first.device), features(order[0]), config.seed)
     beside = replace(beside, code_reader=None if readers is None else readers.code)
     places, found = spread(config.shown, len(shown)), {}
     for layer in tqdm(order, desc="profile", unit="layer", disable=not config.progress, file=sys.stderr):

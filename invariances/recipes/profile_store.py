@@ -1,10 +1,12 @@
-"""What a profile keeps in its folder: per layer the tables, pictures and maps, and the flow that is told nothing."""
+"""What a profile keeps in its folder: per layer the tables, pictures and maps."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,17 +14,40 @@ from torch import Tensor
 
 from invariances.evaluation.profiling import LayerProfile
 from invariances.evaluation.tables import Table, load_tables, save_tables
-from invariances.flow.flow import ConditionalFlow
 from invariances.system.errors import UserError
-from invariances.system.files import atomic
+from invariances.system.files import atomic, check_writable
 from invariances.system.weights import read_state_dict
+from invariances.training.run_folder import alone
 
 TABLES, PICTURES, BEGUN = "tables", "pictures", "begun.json"
+PROFILE, COMPARISON, CURVES = "profile.json", "comparison.json", "training.json"
+RESULTS = {PROFILE: "a profile", COMPARISON: "a comparison", CURVES: "profiles of checkpoints"}
+"""The numbers beside a page, and what they are of."""
 
 
 def digest_of(text: str) -> str:
     """A short hash."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def claimed(output: str | os.PathLike[str], result: str) -> Iterator[Path]:
+    """The folder, to which this process alone writes, and where no page of another kind is lost.
+
+    Args:
+        output: The folder, which is made.
+        result: One of `RESULTS`, which is to lie there.
+
+    Raises:
+        UserError: It cannot be written to, holds another kind of result, or another process works in it.
+    """
+    folder = Path(output)
+    check_writable(folder)
+    for name, what in RESULTS.items():
+        if name != result and (folder / name).is_file():
+            raise UserError(f"folder {str(folder)!r} holds {what}; choose another --output")
+    with alone(folder):
+        yield folder
 
 
 def begin(folder: Path, about: Mapping[str, str]) -> None:
@@ -96,25 +121,3 @@ def _profile(tables: Mapping[str, Table], state: Mapping[str, Tensor]) -> LayerP
 
 def _place(folder: Path, kind: str, layer: str) -> Path:
     return folder / kind / f"{layer.replace('#', '_').replace('/', '_')}.safetensors"
-
-
-def save_flow(flow: ConditionalFlow, path: Path) -> None:
-    """Writes a flow alone."""
-    from safetensors.torch import save_file
-
-    state = {name: each.detach().cpu().contiguous() for name, each in flow.state_dict().items()}
-    with atomic(path) as draft:
-        save_file(state, draft, metadata={"flow": json.dumps(flow.spec())})
-
-
-def load_flow(path: Path) -> ConditionalFlow:
-    """The flow that `save_flow` wrote.
-
-    Raises:
-        UserError: The file is damaged.
-    """
-    state, metadata = read_state_dict(path)
-    try:
-        return ConditionalFlow.restored(json.loads(metadata["flow"]), state)
-    except (KeyError, ValueError, TypeError):
-        raise UserError(f"{str(path)!r} is damaged; delete it and repeat the command") from None

@@ -13,13 +13,14 @@ from invariances.data.shapes import Shapes
 from invariances.flow.config import FlowConfig
 from invariances.interpreter import Interpreter
 from invariances.recipes.evaluate_run import pictures_of
-from invariances.recipes.profile import PAGE, ProfileConfig, Subject, begun, measured, profile, untold_flow
+from invariances.recipes.profile import PAGE, ProfileConfig, Subject, begun, measured, profile
+from invariances.recipes.profile_store import PROFILE, claimed
 from invariances.recipes.shapes_flows import AUTOENCODER, PICTURES, STEPS, TRAIN_SEED
 from invariances.recipes.worlds import layers_worth_seeing
 from invariances.report.html import text_table
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import check_writable, leaving_nothing
+from invariances.system.files import leaving_nothing
 from invariances.system.machine import accelerator
 from invariances.training.config import DataConfig, FitConfig, LearningConfig, RunConfig
 from invariances.training.data import FeatureData
@@ -136,8 +137,13 @@ def profile_shipped(
         output: Folder to write to.
         config: How closely to look.
     """
-    folder = Path(output)
-    check_writable(folder)
+    with claimed(output, PROFILE) as folder:
+        return measured(_of_shipped(flows, pictures, folder, config), folder, config)
+
+
+def _of_shipped(
+    flows: Sequence[Offer], pictures: tuple[str, str | None] | None, folder: Path, config: ProfileConfig
+) -> Subject:
     home = accelerator(config.device)
     first = Interpreter.load(flows[0].name, layer=flows[0].layer).to(home)
     shared = {"network": first.representation, "autoencoder": first.autoencoder}
@@ -155,14 +161,14 @@ def profile_shipped(
     data.prepare([each.representation for each in interpreters.values()], first.autoencoder, training=False)
     if pictures is not None:
         reason = "the pictures that the shipped flows learned from are not at hand, to train one that is told nothing"
-        return measured(Subject(interpreters, data, known, reason=reason, kept_out=None), folder, config)
+        return Subject(interpreters, data, known, reason=reason, kept_out=None)
     fit = FitConfig(
         flow=FlowConfig.minutes(),
         data=kept,
         learning=replace(LearningConfig.minutes(), steps=STEPS),
         run=RunConfig(None, device=config.device, samples_every=0, progress=config.progress),
     )
-    return measured(Subject(interpreters, data, known, untold_flow(first, data, fit, folder)), folder, config)
+    return Subject(interpreters, data, known, fit)
 
 
 def runs_in(folder: str | Path) -> list[Path]:
@@ -196,8 +202,17 @@ def profile_runs(
     Raises:
         UserError: The runs are of several networks or autoencoders, or their pictures cannot be read.
     """
-    target = Path(output)
-    check_writable(target)
+    with claimed(output, PROFILE) as target:
+        return measured(_of_runs(folder, target, layers, images, config), target, config)
+
+
+def _of_runs(
+    folder: str | Path,
+    target: Path,
+    layers: Sequence[str] | None,
+    images: str | None,
+    config: ProfileConfig,
+) -> Subject:
     found, places = _loaded(folder, layers, config)
     first = next(iter(found.values()))
     settings = read_config(places[0])
@@ -215,9 +230,9 @@ def profile_runs(
     data.prepare([each.representation for each in found.values()], first.autoencoder, training=False)
     if images is not None:
         reason = "the pictures that were given are not those of the run, on which a flow told nothing could be trained"
-        return measured(Subject(found, data, known, reason=reason), target, config)
-    fit = replace(settings, run=replace(settings.run, progress=config.progress, wandb=None))
-    return measured(Subject(found, data, known, untold_flow(first, data, fit, target)), target, config)
+        return Subject(found, data, known, reason=reason)
+    fit = replace(settings, run=replace(settings.run, progress=config.progress, device=config.device))
+    return Subject(found, data, known, fit)
 
 
 def _loaded(

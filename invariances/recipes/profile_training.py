@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,18 +13,17 @@ from typing import Any
 from torch import nn
 
 from invariances.evaluation.numbers import finite, write_numbers
-from invariances.recipes.profile import PAGE, UNTOLD, ProfileConfig, profile
+from invariances.recipes.profile import PAGE, ProfileConfig, profile
+from invariances.recipes.profile_store import CURVES, claimed
 from invariances.recipes.profile_subjects import DRAWN, drawn_pictures
 from invariances.recipes.shapes_flows import AUTOENCODER
 from invariances.recipes.worlds import layers_worth_seeing
 from invariances.report.training_page import write_training_page
 from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
-from invariances.system.files import atomic, check_writable, leaving_nothing
+from invariances.system.files import leaving_nothing
 from invariances.training.data import Images
 from invariances.zoo.registry import registry
-
-CURVES = "training.json"
 
 
 def checkpoints_of(pattern: str) -> list[Path]:
@@ -35,9 +33,13 @@ def checkpoints_of(pattern: str) -> list[Path]:
         UserError: There are fewer than two, or two of one name.
     """
     found = sorted((Path(each) for each in glob.glob(pattern, recursive=True)), key=_order)
+    found = [each for each in found if not each.is_dir()]
+    if not found:
+        raise UserError(f"{pattern!r} names no file; give a pattern in quotes, such as 'checkpoints/*.pt'")
     if len(found) < 2:
         raise UserError(
-            f"{pattern!r} names {len(found)} files; over training there are two checkpoints at least"
+            f"{pattern!r} names one file alone; over training there are two checkpoints at least, and one is profiled "
+            "with --weights"
         )
     if len({each.stem for each in found}) < len(found):
         raise UserError(
@@ -120,25 +122,25 @@ def profile_training(
     Raises:
         UserError: As `profile`; a checkpoint is damaged, or of another network.
     """
-    folder = Path(output)
-    check_writable(folder)
-    for path in checkpoints:
-        Representation(*_source(network, path, layers[0]))
     found: dict[str, Any] = {}
-    for number, path in enumerate(checkpoints):
-        print(f"checkpoint {number + 1} of {len(checkpoints)}: {path}", file=sys.stderr)
-        place = folder / path.stem
-        cut = Representation(*_source(network, path, layers[0]))
-        known = folder / checkpoints[0].stem / UNTOLD
-        if known.is_file() and not (place / UNTOLD).is_file():
-            place.mkdir(parents=True, exist_ok=True)
-            with atomic(place / UNTOLD) as draft:
-                shutil.copyfile(known, draft)
-        found[path.stem] = profile(cut, layers, autoencoder, images, place, held_out=held_out, config=config)
-    result = {
-        "checkpoints": list(found),
-        "layers": {layer: {name: each["layers"][layer] for name, each in found.items()} for layer in layers},
-    }
-    write_numbers(folder / CURVES, result)
-    write_training_page(finite(result), folder / PAGE)
-    return result
+    with claimed(output, CURVES) as folder:
+        for path in checkpoints:
+            whole = Representation(*_source(network, path, layers[0]))
+            for layer in layers:
+                whole.at(layer)
+        for number, path in enumerate(checkpoints):
+            print(f"checkpoint {number + 1} of {len(checkpoints)}: {path}", file=sys.stderr)
+            place = folder / path.stem
+            cut = Representation(*_source(network, path, layers[0]))
+            found[path.stem] = profile(
+                cut, layers, autoencoder, images, place, held_out=held_out, config=config
+            )
+        result = {
+            "checkpoints": list(found),
+            "layers": {
+                layer: {name: each["layers"][layer] for name, each in found.items()} for layer in layers
+            },
+        }
+        write_numbers(folder / CURVES, result)
+        write_training_page(finite(result), folder / PAGE)
+        return result

@@ -100,7 +100,7 @@ def difference_charts(layers: Mapping[str, Mapping[str, Any]], other: str) -> st
         below = [layer for layer, each in zip(order, found) if min(each.get(k) or 0 for k in BOTH) < 0]
         if name == "information" and below:
             sentence += (
-                f" At {', '.join(below)} it lies below 0 in one of both, so its difference says nothing."
+                f" At {', '.join(below)} it lies below 0 in one of the two, so its difference says nothing."
             )
         caption = f"<figcaption>{html.escape(sentence)}</figcaption>"
         parts.append(f"<figure><b>{html.escape(title)}</b>{chart}{caption}</figure>")

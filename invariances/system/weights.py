@@ -183,7 +183,7 @@ def fit_weights(
         parts = [_listed(missing, "missing"), _listed(unplaced, "unexpected"), _listed(shapes, "misshaped")]
         raise UserError(
             f"{source} does not fit {title}, it is of another architecture: "
-            f"{'; '.join(part for part in parts if part)}."
+            f"{'; '.join(part for part in parts if part)}; name the network that it was made of."
         )
     used = {name: named[name].to(own[name].dtype) for name in own if name in named and name not in lacking}
     try:

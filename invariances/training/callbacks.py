@@ -112,12 +112,15 @@ class Progress(Callback):
     """A bar on stderr: what learns, steps, time left, its loss and the held-out one in nats per dimension.
 
     Args:
-        layer: What a flow is of; none for what is no flow.
+        told: What a flow is told, in words that follow its name; none for what is no flow.
     """
 
-    def __init__(self, layer: str = "") -> None:
-        self.layer = layer
+    def __init__(self, told: str = "") -> None:
+        self.told = told
         self.bar: tqdm[Any] | None = None
+
+    def _title(self, stage: Any) -> str:
+        return f"{stage.name} {self.told}".rstrip()
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Draw the bar."""
@@ -125,7 +128,7 @@ class Progress(Callback):
             self.bar = tqdm(
                 total=pl_module.steps,
                 initial=pl_module.done,
-                desc=f"{pl_module.name} for {self.layer}" if self.layer else pl_module.name,
+                desc=self._title(pl_module),
                 unit="step",
                 file=sys.stderr,
                 dynamic_ncols=True,
@@ -154,8 +157,8 @@ class Progress(Callback):
         if last > best.lowest + _BY_HEART:
             remains = "these" if best.best is not None else "the last"
             self.bar.write(
-                f"{self.layer}: the held-out loss was lowest at step {best.step} ({best.lowest:.3f} nats per "
-                f"dimension; {remains} weights are kept) and has risen to {last:.3f} since; more pictures, random "
+                f"{self._title(pl_module)}: the held-out loss was lowest at step {best.step} ({best.lowest:.3f} nats "
+                f"per dimension; {remains} weights are kept) and has risen to {last:.3f} since; more pictures, random "
                 "crops or weight decay help",
                 file=sys.stderr,
             )

@@ -183,12 +183,17 @@ def _fit_layers(
     for layer, each in representations.items():
         one, folder = begun[layer], folders[layer]
         with alone(folder if first_process() else None):
-            found[layer] = _Fitting(each, code, data, one, folder, pictures, loggers).interpreter()
+            found[layer] = Fitting(each, code, data, one, folder, pictures, loggers).interpreter()
     return found
 
 
-class _Fitting:
-    """One flow's training: its stages, one after the other, each from where a checkpoint left it."""
+class Fitting:
+    """One flow's training: its stages, one after the other, each from where a checkpoint left it.
+
+    Attributes:
+        about: What the flow depends on; of one that is told nothing, neither network nor layer.
+        last: Its newest checkpoint; None keeps none.
+    """
 
     def __init__(
         self,
@@ -204,14 +209,14 @@ class _Fitting:
         self.conditional = conditional
         self.frozen, self.data, self.config, self.folder = (representation, code), data, config, folder
         self.pictures, self.loggers = pictures, loggers
+        self.last = None if folder is None else folder / LAST
+        told = {"layer": representation.layer, "network": representation.fingerprint(), "init": config.init}
         self.about = {
-            "layer": representation.layer,
-            "network": representation.fingerprint(),
+            **(told if conditional else {}),
             "autoencoder": code.fingerprint(),  # type: ignore[operator]
             "flow": asdict(config.flow),
             "learning": same_learning(config),
             "seed": config.run.seed,
-            "init": config.init,
             "pictures": [each.digest() for each in pictures],
         }
 
@@ -236,7 +241,7 @@ class _Fitting:
         """The flow that remains after both stages."""
         representation, code = self.frozen
         config, layer = self.config, representation.layer
-        last = None if self.folder is None else self.folder / LAST
+        last = self.last
         resumed = config.run.resume and last is not None and last.exists()
         begun = config.init is not None and self.conditional
         if begun and not resumed:
@@ -256,7 +261,7 @@ class _Fitting:
             embedder: Any = flow.embedder
             stage = Regression(embedder, features, kept_out, config.learning, taught, config.run.seed)
             self._run(stage, [], None if self.folder is None else self.folder / EMBEDDER)
-        return self._flow_stage(flow, features, kept_out, steps - taught, taught, last)
+        return self._flow_stage(flow, features, kept_out, steps - taught, taught)
 
     def _flow_stage(
         self,
@@ -265,7 +270,6 @@ class _Fitting:
         kept_out: Features,
         steps: int,
         before: int,
-        last: Path | None,
     ) -> ConditionalFlow:
         config = self.config
         learning, run = config.learning, config.run
@@ -281,7 +285,7 @@ class _Fitting:
         callbacks: list[Any] = [*([averaging] if averaging else []), best]
         if self.folder is not None:
             callbacks += self._lookers(self.folder)
-        self._run(stage, callbacks, last)
+        self._run(stage, callbacks, self.last)
         kept: Any = flow if averaging is None else averaging.average
         if best.best is not None and best.step:
             kept = best.best
@@ -313,7 +317,8 @@ class _Fitting:
         run, folder = self.config.run, self.folder
         stage.about = self.about
         metrics = None if folder is None else MetricsFile(folder / METRICS, COLUMNS)
-        bars = [Progress(self.frozen[0].layer)] if run.progress else []
+        told = f"for {self.frozen[0].layer}" if self.conditional else "that is told nothing"
+        bars = [Progress(told)] if run.progress else []
         keep = run.keep_checkpoints if isinstance(stage, FlowStage) and checkpoint is not None else 0
         best = next((each for each in callbacks if isinstance(each, BestWeights)), None)
         saving = LastCheckpoint(checkpoint, run.checkpoint_every, keep, best)
@@ -328,25 +333,6 @@ class _Fitting:
                 run_trainer(trainer, stage, checkpoint=checkpoint if go_on else None)
             finally:
                 finish([each for each in loggers if each not in self.loggers])
-
-
-def train_flow(
-    representation: Representation,
-    code: nn.Module,
-    data: FeatureData,
-    config: FitConfig,
-    conditional: bool = True,
-) -> ConditionalFlow:
-    """A flow trained as `config` says, and kept nowhere.
-
-    Args:
-        representation: Frozen.
-        code: The autoencoder, frozen.
-        data: Prepared.
-        config: With `run.output` None.
-        conditional: Whether the flow is told the representation.
-    """
-    return _Fitting(representation, code, data, config, None, (), conditional=conditional).trained()
 
 
 def explained(

@@ -92,7 +92,7 @@ def alone(folder: Path | None) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise UserError(
-            f"another process trains in {str(folder)!r}; wait for it, or choose another --output"
+            f"another process works in {str(folder)!r}; wait for it, or choose another --output"
         ) from None
     except (OSError, NotImplementedError):  # a file system without locks
         yield

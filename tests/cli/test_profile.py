@@ -56,6 +56,13 @@ def test_runs_compare_without_being_profiled_first(run, runs, tmp_path):
     assert (tmp_path / "c" / "one" / "index.html").is_file()
 
 
+def test_a_run_is_looked_at_as_the_profile_was_that_it_is_held_against(run, runs, tmp_path):
+    assert run("profile", runs / "one" / "a", "--output", tmp_path / "p", *FEW, "--seed", "3")[0] == 0
+    for pair in ((tmp_path / "p", runs / "other" / "c"), (runs / "other" / "c", tmp_path / "p")):
+        status, _, err = run("compare", *pair, "--output", tmp_path / f"{pair[0].name}_first")
+        assert status == 0, err
+
+
 def test_other_pictures_leave_information_out_and_say_why(run, runs, photos, tmp_path):
     words = ["--images", photos, "--output", tmp_path / "p", *FEW]
     status, _, err = run("profile", runs / "other" / "c", *words)
@@ -99,13 +106,9 @@ def test_shipped_flows_are_taken_as_they_are(run, tmp_path, monkeypatch):
     monkeypatch.setattr("invariances.recipes.profile_subjects.KEPT_OUT", 4)
     monkeypatch.setattr("invariances.recipes.profile_subjects.PICTURES", 60)
     monkeypatch.setattr(
-        "invariances.recipes.profile_subjects.untold_flow",
-        lambda interpreter, *_: lambda: untold(interpreter),
+        "invariances.recipes.profile.untold_flow",
+        lambda cut, code, data, fit: ConditionalFlow(fit.flow, (code.latent_dim,)).eval(),
     )
-
-    def untold(interpreter):
-        flow = interpreter.flow
-        return ConditionalFlow(flow.config, flow.latent_shape).eval()
 
     status, _, err = run("profile", "shapes_shape", "--layers", "pool", "--output", tmp_path / "p", *FEW)
     assert status == 0, err

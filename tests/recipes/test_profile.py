@@ -25,6 +25,7 @@ from invariances.representation.representation import Representation
 from invariances.system.errors import UserError
 from invariances.training.config import PRESETS, DataConfig, LearningConfig
 from invariances.training.data import FeatureData
+from invariances.training.run_folder import alone
 
 LAYERS = ["layer1", "layer4"]
 CONFIG = ProfileConfig(n=3, limit=12, shown=2, device="cpu", progress=False)
@@ -108,7 +109,7 @@ def test_a_profile_goes_on_where_it_stopped(place, made, monkeypatch):
     found, arguments, held_out = made
     (place / "other" / "tables" / "layer4.safetensors").unlink()
     monkeypatch.setattr("invariances.recipes.profile.fit_layers", None)
-    monkeypatch.setattr("invariances.recipes.profile.train_flow", None)
+    monkeypatch.setattr("invariances.training.untold.Fitting.trained", None)
     calls = []
     real = __import__("invariances.recipes.profile", fromlist=["profile_layer"]).profile_layer
 
@@ -165,6 +166,26 @@ def test_the_command_compares(place, made, capsys):
 def test_the_command_says_that_equal_profiles_are_equal(place, made, capsys):
     assert main(["compare", str(place / "one"), str(place / "again"), "--output", str(place / "equal")]) == 0
     assert capsys.readouterr().out == "no difference is sure\n"
+
+
+def test_two_commands_do_not_work_in_one_folder(place, made, tmp_path):
+    _, arguments, held_out = made
+    with alone(place / "other"), pytest.raises(UserError, match=r"another process works in .*other"):
+        profile(*arguments, held_out=held_out, config=CONFIG)
+    (tmp_path / "c").mkdir()
+    with alone(tmp_path / "c"), pytest.raises(UserError, match="another process works in"):
+        compare(place / "one", place / "other", tmp_path / "c")
+
+
+def test_no_page_of_another_kind_is_written_over(place, made):
+    _, (*parts, _), held_out = made
+    page = (place / "one" / PAGE).read_bytes()
+    with pytest.raises(UserError, match="one' holds a profile; choose another --output"):
+        compare(place / "one", place / "other", place / "one")
+    assert (place / "one" / PAGE).read_bytes() == page
+    compare(place / "one", place / "other", place / "compared")
+    with pytest.raises(UserError, match="compared' holds a comparison; choose another --output"):
+        profile(*parts, place / "compared", held_out=held_out, config=CONFIG)
 
 
 def test_labels_that_cannot_be_read_are_refused_before_anything_is_trained(tmp_path, monkeypatch):

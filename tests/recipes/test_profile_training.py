@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torchvision.models import squeezenet1_1
 
 from invariances.autoencoder.storage import save_autoencoder
 from invariances.autoencoder.vae import VAE
@@ -47,8 +48,7 @@ def test_checkpoints_are_profiled_in_order_and_drawn_as_curves(tmp_path, monkeyp
     text = (tmp_path / "out" / "index.html").read_text()
     assert text.index("step_20") < text.index("step_100")
     assert "What samples keep of each factor" in text
-    untold = [tmp_path / "out" / name / "unconditional.safetensors" for name in found["checkpoints"]]
-    assert untold[0].read_bytes() == untold[1].read_bytes()
+    assert capsys.readouterr().err.count("one flow more is trained") == 1, "of both networks"
     assert main(["profile", "shapes_shape", *words, *more, "--weights", "x"]) == 2
     monkeypatch.setattr("invariances.recipes.profile_training.profile", None)
     (tmp_path / "step_300.safetensors").write_bytes((tmp_path / "step_20.safetensors").read_bytes()[:-100])
@@ -57,12 +57,27 @@ def test_checkpoints_are_profiled_in_order_and_drawn_as_curves(tmp_path, monkeyp
     assert "step_300.safetensors" in capsys.readouterr().err
 
 
+def test_all_layers_of_all_checkpoints_are_looked_at_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("invariances.recipes.profile_training.profile", None)
+    state = squeezenet1_1(weights=None).state_dict()
+    torch.save({f"module.{name}": each for name, each in state.items()}, tmp_path / "1.pt")
+    torch.save({"model": {name: each for name, each in state.items() if name[0] == "f"}}, tmp_path / "2.ckpt")
+    words = ["squeezenet1_1", "--checkpoints", str(tmp_path / "[12].*"), "--output", str(tmp_path / "out")]
+    assert main(["profile", *words, "--layers", "features.3", "classifier.1", "--device", "cpu"]) == 2
+    assert "layer 'classifier.1' of squeezenet1_1 needs 'classifier.1.weight'" in capsys.readouterr().err
+
+
 def test_checkpoints_come_in_order_of_their_numbers(tmp_path):
     for name in ("s2.pt", "s10.pt", "s1.pt"):
         (tmp_path / name).touch()
     assert [each.name for each in checkpoints_of(str(tmp_path / "*.pt"))] == ["s1.pt", "s2.pt", "s10.pt"]
-    with pytest.raises(UserError, match="names 1 files"):
+    (tmp_path / "s100.pt").mkdir()
+    with pytest.raises(UserError, match="names one file alone"):
         checkpoints_of(str(tmp_path / "s10*"))
+    with pytest.raises(UserError, match="names no file"):
+        checkpoints_of(str(tmp_path / "nothing*"))
     (tmp_path / "s1.ckpt").touch()
     with pytest.raises(UserError, match="several files of one name"):
         checkpoints_of(str(tmp_path / "s1.*"))

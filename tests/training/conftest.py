@@ -107,7 +107,7 @@ def train(monkeypatch):
         Path(folder).mkdir(exist_ok=True)
         config = FitConfig(flow=flow, learning=learning, run=settings)
         parts = setup.representation, setup.vae, setup.data, config, Path(folder), ()
-        return fitting._Fitting(*parts).trained()
+        return fitting.Fitting(*parts).trained()
 
     return run
 

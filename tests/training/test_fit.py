@@ -121,7 +121,7 @@ def test_loggers_of_ones_own_come_beside_the_others(setup, world, options, tmp_p
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path):
-    with alone(tmp_path), pytest.raises(UserError, match="another process trains"), alone(tmp_path):
+    with alone(tmp_path), pytest.raises(UserError, match="another process works in"), alone(tmp_path):
         pass
     with alone(tmp_path):
         pass
