@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
 
+from invariances.data.shapes import Shapes
 from invariances.evaluation.looking import Sampling, look
 from invariances.flow.config import FlowConfig
 from invariances.flow.embedders.regression import RegressionEmbedder
 from invariances.flow.flow import ConditionalFlow
 from invariances.flow.layered import LayeredFlow
 from invariances.interpreter import Interpreter
+from invariances.representation.representation import Representation
 from invariances.system.machine import accelerator, emulates_bfloat16
 from invariances.training.config import LearningConfig, Precision
 from invariances.training.muon import MuonAdam
 
 FEWEST, MOST = 60, 8000
-_AROUND = 1.2
-"""What held-out losses, embeddings and grids add to the steps alone."""
-_TIMED = 3
-_LOOKED = 8
-_FURTHER = 1.4
+_AROUND = 1.3
+"""What held-out losses, embeddings, grids and the start of processes add to the steps alone."""
+_TIMED = 2
+_LOOKED, _PASSED = 8, 64
+FURTHER = 2.0
 """What readers, remaining variance and the page take beside the look alone."""
 
 
@@ -83,6 +85,26 @@ def _affordable(seconds: float, one: float) -> int:
     return max(FEWEST, min(MOST, int(seconds / (_AROUND * one))))
 
 
+def halved(most: int, affordable: float) -> int:
+    """Most, a half, a quarter or an eighth of it, whichever is affordable: few sizes, so that caches serve again."""
+    return next((most // parts for parts in (1, 2, 4) if most // parts <= affordable), most // 8)
+
+
+@torch.no_grad()
+def seconds_per_picture(networks: Iterable[Representation], code: torch.nn.Module) -> float:
+    """Of drawing a picture, encoding it and passing it through all networks."""
+    home, encode = accelerator("auto"), cast(Any, code.to(accelerator("auto"))).encode
+    taps, took = [each.to(home) for each in networks], 0.0
+    for _ in range(2):  # the first one warms up
+        began = time.monotonic()
+        images = Shapes(_PASSED).images(range(_PASSED)).to(home)
+        encode(images)
+        for each in taps:
+            each(images)
+        took = time.monotonic() - began
+    return took / _PASSED
+
+
 def seconds_to_look(interpreter: Interpreter, pictures: Any, n: int, count: int) -> float:
     """Seconds for all numbers of `count` pictures with n samples each, from a look at a few of these pictures."""
     few = Subset(pictures, range(min(_LOOKED, len(pictures))))
@@ -91,7 +113,7 @@ def seconds_to_look(interpreter: Interpreter, pictures: Any, n: int, count: int)
         began = time.monotonic()
         look(interpreter, few, [], Sampling(n))
         took = time.monotonic() - began
-    return _FURTHER * took * count / len(few)
+    return FURTHER * took * count / len(few)
 
 
 def seconds_per_step(work: Work, learning: LearningConfig) -> float:

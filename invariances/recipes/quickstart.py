@@ -26,7 +26,12 @@ from invariances.experiments.texture_bias import conflict_pictures
 from invariances.flow.config import FlowConfig
 from invariances.flow.flow import ConditionalFlow
 from invariances.interpreter import Interpreter
-from invariances.recipes.budget import Work, affordable_steps, precision, seconds_to_look
+from invariances.recipes.budget import (
+    Work,
+    affordable_steps,
+    precision,
+    seconds_to_look,
+)
 from invariances.recipes.own_photos import HELD_OUT, SAMPLES, fit_photos
 from invariances.recipes.processes import in_processes
 from invariances.recipes.quickstart_measures import (
@@ -37,7 +42,7 @@ from invariances.recipes.quickstart_measures import (
     SHOWN_SAMPLES,
     Measures,
 )
-from invariances.recipes.worlds import World, layers_worth_seeing, own_world
+from invariances.recipes.worlds import World, drawn_world, layers_worth_seeing, own_world
 from invariances.report.quickstart_page import CueStory, PhotoStory, Story, write_opening, write_page
 from invariances.representation.representation import Representation
 from invariances.system.checks import number
@@ -51,7 +56,7 @@ from invariances.training.fit import fit_layers
 from invariances.training.new_flow import latent_shape
 from invariances.zoo.interpreters import examples
 
-NETWORK, AUTOENCODER = "shapes_shape", "shapes_vae"
+NETWORK = "shapes_shape"
 LAYERS = ("stage2", "stage3", "pool", "softmax")
 PAGE, SUMMARY, RUNS = "index.html", "summary.json", "runs"
 PHOTOS, PHOTO_SAMPLES = "photos64", 2
@@ -63,20 +68,21 @@ class Effort:
 
     Attributes:
         minutes: to take, all in all; steps follow from the speed that is measured. None takes `learning.steps`.
-        pictures: drawn for training; of own photos about as many random crops, where there are fewer.
+        pictures: drawn for training; of own photos about as many random crops, where there are fewer. None takes
+            `MOST_PICTURES`, of drawn ones fewer where the time would go into passing them.
         flow: of each layer.
         learning: of each flow.
-        held_out: pictures that numbers are measured on.
+        held_out: pictures that numbers are measured on; None takes `MOST_HELD_OUT`, or fewer in the same way.
         samples: per picture that is measured.
         processes: flows that train at once; at most as many as there are cores.
         classifier_steps: own photos only.
     """
 
     minutes: float | None = 4.0
-    pictures: int = 18_000
+    pictures: int | None = None
     flow: FlowConfig = field(default_factory=FlowConfig.minutes)
     learning: LearningConfig = field(default_factory=LearningConfig.minutes)
-    held_out: int = 320
+    held_out: int | None = None
     samples: int = 4
     processes: int = 2
     classifier_steps: int = 600
@@ -85,7 +91,8 @@ class Effort:
         if self.minutes is not None:
             number("minutes", self.minutes, 0.2, 100_001)
         for name, least in {"pictures": 1, "held_out": 2, "samples": 1}.items():
-            number(name, getattr(self, name), least, whole=True)
+            if getattr(self, name) is not None:
+                number(name, getattr(self, name), least, whole=True)
 
 
 @leaving_nothing()
@@ -124,8 +131,8 @@ def quickstart(
     photos = photo_story(folder / PAGE, seed) if usual else None
     deadline = None if effort.minutes is None else started + 60 * effort.minutes
     if images is None:
-        world = drawn_world(network or NETWORK, effort, seed)
-        cuts = [(world.network, layer) for layer in chosen] + [(CUE_NETWORK, CUE_LAYER)] * usual
+        cuts = [(network or NETWORK, layer) for layer in chosen] + [(CUE_NETWORK, CUE_LAYER)] * usual
+        world = drawn_world(cuts, effort, seed)
         folders, steps = fit_all(world, cuts, folder / RUNS, effort, deadline, seed, progress)
         measures = Measures(world.held_out, effort.samples, seed)
     else:
@@ -157,12 +164,6 @@ def measured(
     """All numbers of each layer, and its run's folder."""
     bar = tqdm(looked.items(), desc="looking at samples", unit="layer", disable=not progress)
     return {layer: {**measures.numbers(each), "run": str(run)} for (layer, each), run in zip(bar, folders)}
-
-
-def drawn_world(network: str, effort: Effort, seed: int) -> World:
-    """A shipped network's drawn pictures."""
-    training, held_out = Shapes(effort.pictures, seed=1000 + seed), Shapes(effort.held_out, seed=2)
-    return World(training, held_out, AUTOENCODER, network)
 
 
 def write(story: Story, folder: Path) -> None:

@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from invariances import zoo
 from invariances.data.datasets import tell
 from invariances.data.images import ImageFolder
+from invariances.data.shapes import Shapes
+from invariances.recipes.budget import FURTHER, halved, seconds_per_picture
 from invariances.representation.representation import Representation
 from invariances.system.cost import flops
 from invariances.system.errors import UserError
@@ -23,8 +26,10 @@ if TYPE_CHECKING:
     from invariances.recipes.quickstart import Effort
 
 
-SIZE, AUTOENCODER = 64, "photos64_ae"
-MOST_HELD_OUT = 320
+SIZE, AUTOENCODER, DRAWN_AUTOENCODER = 64, "photos64_ae", "shapes_vae"
+PASSING = 0.2
+"""Share of the minutes for passing pictures through the networks once, and as much for looking at samples."""
+MOST_PICTURES, MOST_HELD_OUT = 18_000, 320
 MOST_VALUES = 40_000
 MOST_CROPS, MOST_FLOPS = 48, 20e12
 """At most so many crops of a photo; and of all photos as the network sees in some five minutes of two cores."""
@@ -46,6 +51,25 @@ class World:
     held_out: Any
     autoencoder: str
     network: str
+
+
+def drawn_world(cuts: Sequence[tuple[str, str]], effort: Effort, seed: int) -> World:
+    """Drawn pictures for the first cut's network: as many as the effort says, or as there is time to pass."""
+    passed, looked = MOST_PICTURES, MOST_HELD_OUT
+    if effort.minutes is not None and None in (effort.pictures, effort.held_out):
+        networks = {network: Representation(network, layer) for network, layer in cuts}
+        one = seconds_per_picture(networks.values(), zoo.load_autoencoder(DRAWN_AUTOENCODER))
+        seconds = PASSING * 60 * effort.minutes
+        passed = effort.pictures or halved(MOST_PICTURES, seconds / one)
+        each = FURTHER * one / len(networks) * (2 + effort.samples) * len(cuts)
+        looked = effort.held_out or halved(MOST_HELD_OUT, seconds / each)
+        if passed < MOST_PICTURES or looked < MOST_HELD_OUT:
+            tell(
+                f"quickstart: {effort.minutes:g} minutes are short here: it trains on {passed:,} pictures and measures "
+                f"on {looked}; on {MOST_PICTURES:,} and {MOST_HELD_OUT} where --minutes allow"
+            )
+    training = Shapes(effort.pictures or passed, seed=1000 + seed)
+    return World(training, Shapes(effort.held_out or looked, seed=2), DRAWN_AUTOENCODER, cuts[0][0])
 
 
 def own_world(
@@ -73,7 +97,7 @@ def own_world(
             "for example --network resnet50"
         )
     training, held_out = photos.split(min(0.1, MOST_HELD_OUT / len(photos)), seed=seed)
-    views = crops_of_each(len(training), effort.pictures, network)
+    views = crops_of_each(len(training), effort.pictures or MOST_PICTURES, network)
     if views > 1:
         training = training.cropped(views)
         tell(f"quickstart: {len(training.paths)} pictures, {views} random crops of each")

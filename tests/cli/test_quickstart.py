@@ -13,7 +13,8 @@ from invariances.data.identity import Identity
 from invariances.data.images import to_uint8
 from invariances.data.shapes import FACTORS, Shapes
 from invariances.flow.config import EmbedderConfig, FlowConfig
-from invariances.recipes.budget import FEWEST, MOST, Work, affordable_steps
+from invariances.recipes import worlds
+from invariances.recipes.budget import FEWEST, MOST, Work, affordable_steps, halved
 from invariances.recipes.quickstart import Effort, quickstart
 from invariances.recipes.worlds import MOST_CROPS, crops_of_each
 from invariances.training.config import LearningConfig
@@ -145,6 +146,32 @@ def test_steps_follow_from_the_time_that_is_given(processes) -> None:
     steps = [affordable_steps(works, learning, seconds, processes) for seconds in (0.0, 4.0, 1e9)]
     assert steps[0] == FEWEST
     assert FEWEST < steps[1] < MOST == steps[2]
+
+
+def test_few_sizes_so_that_caches_serve_again() -> None:
+    assert [halved(320, affordable) for affordable in (1e9, 320, 319.9, 81, 79, 0)] == [
+        320,
+        320,
+        160,
+        80,
+        40,
+        40,
+    ]
+
+
+def test_a_slow_machine_draws_fewer_pictures_and_says_so(monkeypatch, capsys) -> None:
+    cuts = [("shapes_shape", "pool")]
+    monkeypatch.setattr(worlds, "seconds_per_picture", lambda *_: 1e-6)
+    world = worlds.drawn_world(cuts, Effort(), 0)
+    assert (len(world.training), len(world.held_out)) == (18_000, 320)
+    assert "short" not in capsys.readouterr().err
+    monkeypatch.setattr(worlds, "seconds_per_picture", lambda *_: 0.01)
+    world = worlds.drawn_world(cuts, Effort(), 0)
+    assert (len(world.training), len(world.held_out)) == (4500, 320)
+    assert "4,500 pictures" in capsys.readouterr().err
+    given = worlds.drawn_world(cuts, Effort(pictures=7, held_out=5), 0)
+    assert (len(given.training), len(given.held_out)) == (7, 5)
+    assert len(worlds.drawn_world(cuts, Effort(minutes=None), 0).training) == 18_000
 
 
 def test_errors_and_help(tmp_path, capsys) -> None:
