@@ -94,26 +94,30 @@ def halved(most: int, affordable: float) -> int:
 def seconds_per_picture(networks: Iterable[Representation], code: torch.nn.Module) -> float:
     """Of drawing a picture, encoding it and passing it through all networks."""
     home, encode = accelerator("auto"), cast(Any, code.to(accelerator("auto"))).encode
-    taps, took = [each.to(home) for each in networks], 0.0
-    for _ in range(2):  # the first one warms up
-        began = time.monotonic()
+    taps = [each.to(home) for each in networks]
+
+    def once() -> None:
         images = Shapes(_PASSED).images(range(_PASSED)).to(home)
         encode(images)
         for each in taps:
             each(images)
-        took = time.monotonic() - began
-    return took / _PASSED
+
+    return _warm(once) / _PASSED
 
 
 def seconds_to_look(interpreter: Interpreter, pictures: Any, n: int, count: int) -> float:
     """Seconds for all numbers of `count` pictures with n samples each, from a look at a few of these pictures."""
     few = Subset(pictures, range(min(_LOOKED, len(pictures))))
-    took = 0.0
-    for _ in range(2):  # the first one warms up
-        began = time.monotonic()
-        look(interpreter, few, [], Sampling(n))
-        took = time.monotonic() - began
+    took = _warm(lambda: look(interpreter, few, [], Sampling(n)))
     return FURTHER * took * count / len(few)
+
+
+def _warm(once: Callable[[], object]) -> float:
+    """Seconds of a second time."""
+    once()
+    began = time.monotonic()
+    once()
+    return time.monotonic() - began
 
 
 def seconds_per_step(work: Work, learning: LearningConfig) -> float:
